@@ -1,0 +1,7 @@
+"""tproxy: transparent mutual TLS for pods, by a sidecar that fails closed and explains itself.
+
+Rooms: ``cli`` reads arguments and wires; ``proxy`` carries connections; ``identity``, ``control`` and ``admin``
+stand beside it; ``kernel`` talks to Linux; ``core`` decides and touches nothing. Imports go that way only.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What a person or Prometheus asks a running sidecar: health, metrics, the effective configuration."""

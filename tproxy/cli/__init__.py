@@ -1,0 +1,61 @@
+"""One file per verb; the only readers of argv and environment. A verb wires objects together and decides nothing.
+
+Each verb file has ``register(verbs)``, which adds its parser with ``set_defaults(run=...)``; ``run(args)`` returns the exit
+code: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing. Heavy imports stand inside ``run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from tproxy import __version__
+from tproxy.core.fields import ConfigError
+from tproxy.kernel.errors import KernelError
+
+VERBS = ("sidecar", "init", "cleanup", "rules", "check", "ca", "demo", "bench", "completion")
+Verbs = argparse._SubParsersAction  # what register() is given
+
+EXAMPLES = """examples:
+  tproxy ca init --dir ca --trust-domain cluster.local
+  tproxy rules --config sidecar.yaml          print what would be installed
+  tproxy init --config sidecar.yaml           install it in this network namespace
+  tproxy sidecar --config sidecar.yaml        carry the traffic
+  tproxy check --config sidecar.yaml          why does it not work?
+
+exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="tproxy",
+        description="Transparent mutual TLS for pods: fails closed, explains itself.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"tproxy {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        import_module(f"tproxy.cli.{verb}").register(verbs)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; every expected fault is one line on stderr and an exit code."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except ConfigError as error:
+        print(f"tproxy {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KernelError as error:
+        print(f"tproxy {args.verb}: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    return code

@@ -1,0 +1,280 @@
+"""The one Config: every port, mark, path and default, parsed once from a mapping and passed whole.
+
+>>> Config.parse({"identity": {"cert": "c", "key": "k", "ca": "a"}}, "example").ports.egress
+15001
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tproxy.core.address import Address, Network, contains, parse_network
+from tproxy.core.capture import Capture
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.identity import IdPattern, parse_trust_domain
+from tproxy.core.policy import Policy, Rule
+
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193: where pods live
+
+
+class Mode(StrEnum):
+    """What a port accepts: mTLS only; mTLS and plaintext; no TLS of ours at all (the names of PeerAuthentication)."""
+
+    STRICT = "strict"
+    PERMISSIVE = "permissive"
+    DISABLE = "disable"
+
+
+class Outside(StrEnum):
+    """What happens to a destination that is not in the mesh."""
+
+    PASSTHROUGH = "passthrough"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the sidecar listens; the numbers are Istio's, which NetworkPolicies and people know."""
+
+    egress: int = 15001
+    ingress: int = 15006
+    admin: int = 15000  # loopback only
+    metrics: int = 15020
+    ready: int = 15021
+
+    @property
+    def private(self) -> frozenset[int]:
+        """Ports that nothing outside the pod may reach."""
+        return frozenset((self.admin, self.egress, self.ingress))
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Bits in the fwmark and the conntrack mark; only this nibble is ours."""
+
+    divert: int = 0x1  # "deliver locally": the policy routing table
+    own: int = 0x2  # sent by the sidecar
+    outward: int = 0x4  # conntrack only: the sidecar's own flow to the network
+    mask: int = 0xF
+    table: int = 133  # routing table
+    preference: int = 100  # of the ip rule
+
+
+@dataclass(frozen=True, slots=True)
+class MeshRule:
+    """Destinations that speak mTLS, and who they must prove to be; no ids means any workload of our trust domain."""
+
+    network: Network
+    ids: tuple[IdPattern, ...] = ()
+    mtls: bool = True
+
+    @property
+    def name(self) -> str:
+        """As it stands in records."""
+        return f"mesh {self.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """PEM files of the workload's certificate chain, its key and the trust bundle."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines in seconds, and caps."""
+
+    peek: float = 5.0  # first bytes on a strict port
+    silence: float = 0.3  # permissive: a caller that says nothing this long waits for the server to speak first
+    handshake: float = 10.0
+    connect: float = 10.0
+    drain: float = 30.0
+    handshakes: int = 512  # half-open at once, each direction
+    connections: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the sidecar, its rules and its tools know about this pod."""
+
+    trust_domain: str
+    identity: Files | None
+    mesh: tuple[MeshRule, ...]  # longest prefix first
+    egress: Outside
+    mode: Mode
+    port_modes: Mapping[int, Mode]
+    policy: Policy
+    capture: Capture
+    ports: Ports = field(default_factory=Ports)
+    marks: Marks = field(default_factory=Marks)
+    limits: Limits = field(default_factory=Limits)
+    uid: int = 1337
+    gid: int = 1337
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any] | None, where: str = "config") -> Config:
+        """From the YAML's mapping. Raises ConfigError, which names file, field, value and the nearest valid one."""
+        top = Fields(data, where)
+        domain = top.parsed("trustDomain", _text_of(parse_trust_domain), "cluster.local")
+        inbound, ports = top.inner("inbound"), _ports(top.inner("ports"))
+        mode = Mode(inbound.choice("mode", Mode.STRICT, list(Mode)))
+        port_modes = _port_modes(inbound.inner("ports"))
+        policy = Policy(tuple(_rule(entry, index, domain) for index, entry in enumerate(inbound.each("rules"))))
+        inbound.finish()
+        config = cls(
+            trust_domain=domain,
+            identity=_files(top.inner("identity")) if top.raw("identity") is not None else None,
+            mesh=_mesh(top, domain),
+            egress=Outside(top.choice("egress", Outside.DENY, list(Outside))),
+            mode=mode,
+            port_modes=port_modes,
+            policy=policy,
+            capture=_capture(top.inner("capture")),
+            ports=ports,
+            limits=_limits(top.inner("limits")),
+            uid=top.integer("uid", 1337, 1, 2**32 - 2),
+            gid=top.integer("gid", 1337, 1, 2**32 - 2),
+        )
+        top.finish()
+        return config
+
+    def mode_of(self, port: int) -> Mode:
+        """The mode of one of the application's ports."""
+        return self.port_modes.get(port, self.mode)
+
+    def mesh_rule(self, address: Address) -> MeshRule | None:
+        """The most specific mesh entry for a destination, or None outside the mesh."""
+        return next((rule for rule in self.mesh if contains((rule.network,), address)), None)
+
+
+def parse_port(value: Any) -> int:
+    """A TCP port, 1-65535, as a number or its text."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
+        raise ValueError("expected a port, 1 to 65535")
+    return number
+
+
+def _parse_uid(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 2**32 - 2:
+        raise ValueError("expected a user id, 0 to 4294967294")
+    return number
+
+
+def _text_of(parse: Any) -> Any:
+    """A parser of text that refuses other types first, with a sentence."""
+
+    def checked(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError("expected text")  # noqa: TRY004 -- one error type crosses this border
+        return parse(value)
+
+    return checked
+
+
+def _ports(fields: Fields) -> Ports:
+    default = Ports()
+    names = ("egress", "ingress", "admin", "metrics", "ready")
+    ports = Ports(**{name: fields.parsed(name, parse_port, getattr(default, name)) for name in names})
+    fields.finish()
+    seen: dict[int, str] = {}
+    for name in names:
+        if other := seen.setdefault(getattr(ports, name), name):
+            if other != name:
+                raise fields.error(name, f"the port is taken by ports.{other}", getattr(ports, name))
+    return ports
+
+
+def _port_modes(fields: Fields) -> dict[int, Mode]:
+    modes = {}
+    for key in fields.data:
+        port = fields.parsed(key, lambda _, key=key: parse_port(key), key)
+        modes[port] = Mode(fields.choice(key, Mode.STRICT, list(Mode)))
+    return modes
+
+
+def _rule(fields: Fields, index: int, domain: str) -> Rule:
+    rule = Rule(
+        name=fields.text("name", f"rule-{index + 1}"),
+        ports=frozenset(fields.items("ports", parse_port)),
+        ids=fields.items("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
+        namespaces=frozenset(fields.items("namespaces", _text_of(str))),
+        sources=fields.items("sources", _text_of(parse_network)),
+    )
+    fields.finish()
+    return rule
+
+
+def _mesh(top: Fields, domain: str) -> tuple[MeshRule, ...]:
+    if top.raw("mesh") is None:
+        entries = [MeshRule(parse_network(network)) for network in PRIVATE]
+    else:
+        entries = [_mesh_rule(entry, domain) for entry in top.each("mesh")]
+    return tuple(sorted(entries, key=lambda rule: -rule.network.prefixlen))
+
+
+def _mesh_rule(fields: Fields, domain: str) -> MeshRule:
+    if fields.raw("cidr") is None:
+        raise fields.error("cidr", "is missing: a CIDR or an address")
+    rule = MeshRule(
+        network=fields.parsed("cidr", _text_of(parse_network), None),
+        ids=fields.items("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
+        mtls=fields.flag("mtls", True),
+    )
+    if rule.ids and not rule.mtls:
+        raise fields.error("ids", "cannot be proven without TLS: leave out ids or mtls: false")
+    fields.finish()
+    return rule
+
+
+def _files(fields: Fields) -> Files:
+    files = Files(cert=fields.text("cert"), key=fields.text("key"), ca=fields.text("ca"))
+    fields.finish()
+    for name in ("cert", "key", "ca"):
+        if not getattr(files, name):
+            raise fields.error(name, "is missing: the path of a PEM file")
+    return files
+
+
+def _capture(fields: Fields) -> Capture:
+    def networks(key: str, default: tuple[str, ...] = ()) -> tuple[Network, ...] | None:
+        value = fields.raw(key, list(default))
+        return None if value in ("*", ["*"]) else fields.items(key, _text_of(parse_network), default)
+
+    def ports(key: str, default: tuple[int, ...] = ()) -> frozenset[int] | None:
+        value = fields.raw(key, list(default))
+        return None if value in ("*", ["*"]) else frozenset(fields.items(key, parse_port, default))
+
+    capture = Capture(
+        include_outbound_networks=networks("includeOutboundIPRanges", ("*",)),
+        exclude_outbound_networks=networks("excludeOutboundIPRanges") or (),
+        include_outbound_ports=ports("includeOutboundPorts", ("*",)),  # type: ignore[arg-type]
+        exclude_outbound_ports=ports("excludeOutboundPorts") or frozenset(),
+        exclude_outbound_uids=frozenset(fields.items("excludeOutboundUIDs", _parse_uid)),
+        include_inbound_ports=ports("includeInboundPorts", ("*",)),  # type: ignore[arg-type]
+        exclude_inbound_ports=ports("excludeInboundPorts") or frozenset(),
+        include_inbound_networks=networks("includeInboundIPRanges", ("*",)),
+        exclude_inbound_networks=networks("excludeInboundIPRanges") or (),
+    )
+    fields.finish()
+    return capture
+
+
+def _limits(fields: Fields) -> Limits:
+    base = Limits()
+    limits = Limits(
+        **{name: fields.number(name, getattr(base, name), 0.01, 86400) for name in ("peek", "silence", "handshake", "connect", "drain")},
+        **{name: fields.integer(name, getattr(base, name), 1, 1_000_000) for name in ("handshakes", "connections")},
+    )
+    fields.finish()
+    return limits
+
+
+__all__ = ["Config", "ConfigError", "Files", "Limits", "Marks", "MeshRule", "Mode", "Outside", "Ports", "parse_port"]

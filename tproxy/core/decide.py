@@ -1,0 +1,124 @@
+"""Egress and ingress: facts in, one value out. No I/O, no await; who calls acts on the answer with ``match``.
+
+accept -> original destination -> **decide** -> TLS -> relay -> record
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tproxy.core.address import Endpoint
+from tproxy.core.config import Config, Mode, Outside
+from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.identity import IdPattern, SpiffeId
+from tproxy.core.policy import Allow
+from tproxy.core.reason import Deny, Reason
+
+MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
+_MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Carry the bytes as they are, because this rule says so."""
+
+    target: Endpoint
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mtls:
+    """Carry them in TLS, to a peer that proves one of these ids (empty: any workload of our trust domain)."""
+
+    target: Endpoint
+    expect: tuple[IdPattern, ...]
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Answer the caller's ClientHello, require its certificate, then ask the policy."""
+
+    target: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The caller sent nothing until the deadline."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The caller left before it sent enough to tell what it speaks."""
+
+
+First = Hello | NeedMore | NotTls | Silence | Gone
+
+
+def egress(target: Endpoint, is_local: bool, config: Config) -> Plain | Mtls | Deny:
+    """Where the application wanted to go, and whether that address is this pod's own."""
+    if is_local and target.port in config.ports.private:
+        return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
+    if is_local:
+        return Plain(target, "own address: stays in this pod")
+    rule = config.mesh_rule(target.ip)
+    if rule is None:
+        if config.egress is Outside.DENY:
+            return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh", "egress: deny")
+        return Plain(target, "egress: passthrough")
+    return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+
+
+def arrival(target: Endpoint, config: Config) -> Mode | Deny:
+    """Before anything is read: the mode of the port, or a refusal for connections that were not captured."""
+    if target.port in config.ports.private:
+        return Deny(Reason.OWN_PORT, f"the caller addressed the sidecar's own port {target.port}")
+    return config.mode_of(target.port)
+
+
+def ingress(target: Endpoint, mode: Mode, first: First) -> Terminate | Plain | Deny:
+    """What the first bytes on a strict or permissive port mean."""
+    if mode is Mode.DISABLE:
+        return Plain(target, f"mode disable on port {target.port}")
+    if mode is Mode.PERMISSIVE:
+        if isinstance(first, Hello) and _MESH_ALPNS.intersection(first.alpn):
+            return Terminate(target)
+        return Plain(target, f"mode permissive on port {target.port}")
+    match first:
+        case Hello():
+            return Terminate(target)
+        case NotTls(why) if why.startswith("first byte"):
+            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", "mode strict")
+        case NotTls(why):
+            return Deny(Reason.HELLO_MALFORMED, why, "mode strict")
+        case Silence(seconds):
+            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", "mode strict")
+        case NeedMore(have, _):
+            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time", "mode strict")
+        case Gone():
+            return Deny(Reason.HELLO_CLOSED, "the caller closed before its ClientHello was complete", "mode strict")
+
+
+def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule: str) -> Allow | Deny:
+    """Whether the peer that we dialled is one that may stand at that address."""
+    if foreign := _foreign(peer, config):
+        return foreign
+    if expect and not any(pattern.matches(peer) for pattern in expect):
+        wanted = " or ".join(map(str, expect))
+        return Deny(Reason.PEER_UNEXPECTED, f"expected {wanted}, found {peer}", rule)
+    return Allow(rule)
+
+
+def authorize(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
+    """Whether a caller may speak to one of our ports."""
+    if peer is not None and (foreign := _foreign(peer, config)):
+        return foreign
+    return config.policy.check(target.port, peer, source.ip)
+
+
+def _foreign(peer: SpiffeId, config: Config) -> Deny | None:
+    if peer.trust_domain == config.trust_domain:
+        return None
+    return Deny(Reason.PEER_FOREIGN, f"{peer} is of another trust domain than {config.trust_domain}")

@@ -1,0 +1,93 @@
+"""Why a connection was refused or ended, as a value: one list for records, metrics, tests and documentation.
+
+>>> Deny(Reason.POLICY, "no rule allows it").advice
+'add the peer to a rule that selects this port (inbound.rules), or call from an identity that has one'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Each denial's name, as it stands in records and in the label ``reason`` of the metrics."""
+
+    PLAINTEXT = "plaintext"
+    HELLO_TIMEOUT = "hello_timeout"
+    HELLO_CLOSED = "hello_closed"
+    HELLO_MALFORMED = "hello_malformed"
+    HANDSHAKE_FAILED = "handshake_failed"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HANDSHAKE_LIMIT = "handshake_limit"
+    NO_CERTIFICATE = "no_certificate"
+    PEER_UNTRUSTED = "peer_untrusted"
+    PEER_EXPIRED = "peer_expired"
+    PEER_NOT_YET_VALID = "peer_not_yet_valid"
+    PEER_WRONG_USAGE = "peer_wrong_usage"
+    PEER_NO_ID = "peer_no_id"
+    PEER_MANY_IDS = "peer_many_ids"
+    PEER_BAD_ID = "peer_bad_id"
+    PEER_IS_CA = "peer_is_ca"
+    PEER_FOREIGN = "peer_foreign"
+    PEER_UNEXPECTED = "peer_unexpected"
+    PEER_NOT_TLS = "peer_not_tls"
+    REFUSED_BY_PEER = "refused_by_peer"
+    POLICY = "policy"
+    EGRESS_DENIED = "egress_denied"
+    OWN_PORT = "own_port"
+    NOT_CAPTURED = "not_captured"
+    OVERLOAD = "overload"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_FAILED = "connect_failed"
+    CUT_BY_DRAIN = "cut_by_drain"
+    INTERNAL = "internal"
+
+
+ADVICE = {
+    Reason.PLAINTEXT: "give the caller a sidecar, or set inbound.ports.<port>: permissive while you migrate",
+    Reason.HELLO_TIMEOUT: "the caller sent nothing in time; a strict port expects TLS from the caller's sidecar",
+    Reason.HELLO_CLOSED: "the caller left before it sent anything; a port scan or a TCP probe does that",
+    Reason.HELLO_MALFORMED: "what arrived is not a TLS ClientHello; look at what the caller really speaks",
+    Reason.HANDSHAKE_FAILED: "compare TLS versions and certificates of both sides (tproxy ca show)",
+    Reason.HANDSHAKE_TIMEOUT: "the peer stalled in the handshake; look at its load and at the network between",
+    Reason.HANDSHAKE_LIMIT: "too many handshakes at once; raise limits.handshakes or find who floods this pod",
+    Reason.NO_CERTIFICATE: "the caller speaks TLS without a client certificate; give it a sidecar",
+    Reason.PEER_UNTRUSTED: "both sides need certificates from a CA in the other's trust bundle (identity.ca)",
+    Reason.PEER_EXPIRED: "renew the peer's certificate, and compare both clocks",
+    Reason.PEER_NOT_YET_VALID: "compare both clocks, or wait until the peer's certificate begins",
+    Reason.PEER_WRONG_USAGE: "issue the peer's certificate for client and server use, with digitalSignature",
+    Reason.PEER_NO_ID: "issue the peer a certificate with one spiffe:// URI SAN",
+    Reason.PEER_MANY_IDS: "issue the peer a certificate with exactly one URI SAN",
+    Reason.PEER_BAD_ID: "issue the peer a certificate with a valid SPIFFE id",
+    Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
+    Reason.PEER_FOREIGN: "only our own trust domain is trusted; federation must be configured",
+    Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
+    Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
+    Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
+    Reason.POLICY: "add the peer to a rule that selects this port (inbound.rules), or call from an identity that has one",
+    Reason.EGRESS_DENIED: "add the destination to mesh, or set egress: passthrough",
+    Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
+    Reason.NOT_CAPTURED: "the connection was not captured by the rules of this pod; look at tproxy check",
+    Reason.OVERLOAD: "raise limits.connections, or add replicas",
+    Reason.CONNECT_REFUSED: "nothing listens there; is the application running, and on this address (not only 127.0.0.1)?",
+    Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
+    Reason.CONNECT_FAILED: "the destination cannot be reached; look at routes and network policies",
+    Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",
+    Reason.INTERNAL: "this is a defect of the sidecar; please report it with the log lines around it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """A refusal: the reason's name, what was seen in a sentence, and the rule that said no, if one did."""
+
+    reason: Reason
+    why: str
+    rule: str = ""
+
+    @property
+    def advice(self) -> str:
+        """What an operator can do about it."""
+        return ADVICE[self.reason]

@@ -1,0 +1,101 @@
+"""One record per connection, whatever its end: log line, JSON and counters are read from this one value."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from tproxy.core.address import Endpoint
+from tproxy.core.reason import ADVICE, Reason
+
+
+class Direction(StrEnum):
+    """Seen from the pod."""
+
+    EGRESS = "egress"
+    INGRESS = "ingress"
+
+
+class Outcome(StrEnum):
+    """How a connection ended: carried to its end, broken by one side, cut by us, refused by a rule, or failed before it began."""
+
+    CLOSED = "closed"
+    RESET = "reset"
+    TRUNCATED = "truncated"  # TCP ended without TLS close_notify: passed on as a reset, never as a clean end
+    CUT = "cut"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the handshake agreed on."""
+
+    version: str
+    cipher: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is known of one connection. Times in seconds; bytes are the application's, not TLS's."""
+
+    time: float  # unix, at accept
+    direction: Direction
+    source: Endpoint
+    target: Endpoint
+    outcome: Outcome
+    seconds: float
+    reason: Reason | None = None
+    why: str = ""
+    rule: str = ""
+    peer: str = ""
+    own: str = ""
+    peer_serial: str = ""  # hexadecimal
+    own_serial: str = ""
+    tls: TlsFacts | None = None
+    sent: int = 0  # from the one who called to the one who was called
+    received: int = 0
+    ended_by: str = ""  # source, target or sidecar
+
+    def pairs(self) -> dict[str, str | int | float]:
+        """Name and value of everything worth writing, in the order of the line."""
+        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line: dict[str, str | int | float] = {
+            "time": stamp,
+            "direction": self.direction.value,
+            "source": str(self.source),
+            "destination": str(self.target),
+            "outcome": self.outcome.value,
+        }
+        optional: dict[str, str] = {
+            "reason": self.reason.value if self.reason else "",
+            "rule": self.rule,
+            "peer": self.peer,
+            "self": self.own,
+            "peer_serial": self.peer_serial,
+            "self_serial": self.own_serial,
+            "tls": self.tls.version if self.tls else "plaintext" if self.outcome is not Outcome.REFUSED else "",
+            "cipher": self.tls.cipher if self.tls else "",
+            "group": self.tls.group if self.tls else "",
+        }
+        line.update({key: value for key, value in optional.items() if value})
+        line.update({"sent": self.sent, "received": self.received, "duration": round(self.seconds, 6)})
+        tail = {"ended_by": self.ended_by, "why": self.why, "advice": ADVICE[self.reason] if self.reason else ""}
+        line.update({key: value for key, value in tail.items() if value})
+        return line
+
+    def text(self) -> str:
+        """One line of key=value; values with spaces are quoted, control characters are escaped."""
+        return " ".join(f"{key}={_quoted(value)}" for key, value in self.pairs().items())
+
+    def json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.pairs())
+
+
+def _quoted(value: str | float) -> str:
+    text = str(value)
+    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
