@@ -1,0 +1,143 @@
+"""Sockets as the capture rules expect them: transparent listeners, marked dials, original destinations.
+
+Numbers that Python's socket module lacks come from linux/in.h, linux/in6.h, linux/tcp.h and asm-generic/socket.h.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+import termios
+
+from tproxy.core.address import Address, Endpoint
+from tproxy.kernel.errors import KernelError
+
+IP_TRANSPARENT = 19  # linux/in.h
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+IPV6_TRANSPARENT = 75  # linux/in6.h
+SO_MARK = 36  # asm-generic/socket.h
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+UNSENT = 256 * 1024  # bytes a socket may hold that TCP has not sent yet; bounds memory when a peer stops reading
+RESET = struct.pack("ii", 1, 0)  # struct linger: close with RST
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+CAPABILITY_ADVICE = "grant NET_ADMIN (or NET_RAW since Linux 5.17) to the sidecar's container"
+
+
+def listener(port: int, mark: int, backlog: int = 4096) -> socket.socket:
+    """A listening socket for TPROXY, IPv4 and IPv6 at once; what it accepts inherits the mark and the options."""
+    family = socket.AF_INET6 if socket.has_ipv6 and _ipv6_works() else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        _tune(sock, mark)
+        sock.bind(("", port))
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        advice = CAPABILITY_ADVICE if error.errno == errno.EPERM else "is another sidecar running in this pod?"
+        raise KernelError(f"listening on port {port}", error.strerror, advice) from error
+    return sock
+
+
+def plain_listener(host: str, port: int) -> socket.socket:
+    """An ordinary listening socket, for health, metrics and administration."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+        sock.listen(64)
+    except OSError as error:
+        sock.close()
+        raise KernelError(f"listening on {host} port {port}", error.strerror, "is another sidecar running?") from error
+    return sock
+
+
+def any_host() -> str:
+    """The wildcard address that takes IPv6 and IPv4 where the kernel has IPv6."""
+    return "::" if _ipv6_works() else "0.0.0.0"
+
+
+def _ipv6_works() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def dialer(target: Endpoint, mark: int, source: Address | None = None) -> socket.socket:
+    """A socket ready to connect to ``target``; with ``source`` it will come from that foreign address (tproxy.rst).
+
+    The port of the source is chosen at connect, because the four-tuple of the original connection is taken already.
+    """
+    v6 = target.ip.version == 6
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _tune(sock, mark)
+        if source is not None and source.version == target.ip.version:
+            if v6:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((str(source), 0))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _tune(sock: socket.socket, mark: int) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
+    for option, value in KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def original_destination(sock: socket.socket) -> Endpoint:
+    """Where the caller wanted to go: under TPROXY that is the socket's own name (Documentation/networking/tproxy.rst)."""
+    return Endpoint.of_socket(sock.getsockname())
+
+
+def is_local(address: Address) -> bool:
+    """Whether the address is one of this network namespace: only then can an ordinary socket be bound to it."""
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
+def abort(sock: socket.socket) -> None:
+    """Close with RST, so that the other side never takes what happened for a clean end."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    except OSError:  # the socket is dead already; closing it is all that is left
+        pass
+    sock.close()
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return count[0]
+
+
+def cap_receive_buffer(sock: socket.socket, limit: int) -> None:
+    """Stop the kernel's autotuning of a receive buffer that has grown past ``limit`` bytes, at about that size."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > limit:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limit // 2)  # socket(7): the kernel doubles it

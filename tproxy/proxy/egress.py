@@ -1,0 +1,68 @@
+"""One connection that the application opened: original destination -> decide -> dial -> TLS -> who is it -> relay."""
+
+from __future__ import annotations
+
+import socket
+from typing import assert_never
+
+from tproxy.core import decide
+from tproxy.core.config import Config
+from tproxy.core.reason import Deny
+from tproxy.core.record import Record
+from tproxy.kernel.sock import abort, is_local
+from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.relay import relay
+from tproxy.proxy.side import Side, State, dial
+from tproxy.proxy.trace import Trace
+
+
+async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
+    """Carry it to where it wanted to go, or refuse it with RST; either way there is one record."""
+    state = side.state
+    match await upstream(trace, state, side):
+        case Deny() as deny:
+            abort(down)
+            return trace.refused(deny)
+        case up:
+            return trace.moved(await relay(PlainLeg(down), up, side.buffers))
+
+
+async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
+    """The leg towards the destination that the decision asks for."""
+    config = state.config
+    match decide.egress(trace.target, _own(trace, config), config):
+        case Deny() as deny:
+            return deny
+        case decide.Plain(target, rule):
+            trace.rule = rule
+            sock = await dial(target, config)
+            return sock if isinstance(sock, Deny) else PlainLeg(sock)
+        case decide.Mtls() as wanted:
+            trace.rule = wanted.rule
+            return await _secure(wanted, trace, state, side)
+        case never:
+            assert_never(never)
+
+
+async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -> Leg | Deny:
+    sock = await dial(wanted.target, state.config)
+    if isinstance(sock, Deny):
+        return sock
+    try:
+        session = await side.shake(sock, state.contexts.client, server=False)
+        if not isinstance(session, Deny):
+            trace.session(session, state.own, state.serial)
+            answer = decide.expected(session.peer, wanted.expect, state.config, wanted.rule)
+            if not isinstance(answer, Deny):
+                return session.leg
+            session = answer
+    except BaseException:
+        abort(sock)
+        raise
+    abort(sock)
+    return session
+
+
+def _own(trace: Trace, config: Config) -> bool:
+    """Only a connection to one of our ports is worth the question whether the address is ours."""
+    return trace.target.port in config.ports.private and is_local(trace.target.ip)

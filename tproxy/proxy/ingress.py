@@ -1,0 +1,68 @@
+"""One connection from outside: peek -> decide -> TLS -> who is it, may it -> dial the application from the client's address -> relay."""
+
+from __future__ import annotations
+
+import socket
+from typing import assert_never
+
+from tproxy.core import decide
+from tproxy.core.config import Mode
+from tproxy.core.reason import Deny
+from tproxy.core.record import Record
+from tproxy.kernel.sock import abort
+from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.peek import first
+from tproxy.proxy.relay import relay
+from tproxy.proxy.side import Side, State, dial
+from tproxy.proxy.trace import Trace
+
+
+async def ingress(down: socket.socket, trace: Trace, side: Side) -> Record:
+    """Carry it to the application, or refuse it with RST; either way there is one record."""
+    state = side.state
+    try:
+        leg = await _admitted(down, trace, state, side)
+        up = leg if isinstance(leg, Deny) else await dial(trace.target, state.config, source=trace.source.ip)
+    except BaseException:
+        abort(down)
+        raise
+    if isinstance(leg, Deny) or isinstance(up, Deny):
+        abort(down)
+        return trace.refused(leg if isinstance(leg, Deny) else up)  # type: ignore[arg-type]
+    return trace.moved(await relay(leg, PlainLeg(up), side.buffers))
+
+
+async def _admitted(down: socket.socket, trace: Trace, state: State, side: Side) -> Leg | Deny:
+    """The caller's leg, once the mode, the handshake and the policy agree."""
+    config = state.config
+    mode = decide.arrival(trace.target, config)
+    if isinstance(mode, Deny):
+        return mode
+    spoken: decide.First = decide.Gone()
+    if mode is not Mode.DISABLE:
+        spoken = await first(down, config.limits.silence if mode is Mode.PERMISSIVE else config.limits.peek)
+    match decide.ingress(trace.target, mode, spoken):
+        case Deny() as deny:
+            return deny
+        case decide.Plain():
+            answer = decide.authorize(None, trace.source, trace.target, config)
+            if isinstance(answer, Deny):
+                return answer
+            trace.rule = answer.rule
+            return PlainLeg(down)
+        case decide.Terminate():
+            return await _proven(down, trace, state, side)
+        case never:
+            assert_never(never)
+
+
+async def _proven(down: socket.socket, trace: Trace, state: State, side: Side) -> Leg | Deny:
+    session = await side.shake(down, state.contexts.server, server=True)
+    if isinstance(session, Deny):
+        return session
+    trace.session(session, state.own, state.serial)
+    answer = decide.authorize(session.peer, trace.source, trace.target, state.config)
+    if isinstance(answer, Deny):
+        return answer
+    trace.rule = answer.rule
+    return session.leg

@@ -1,0 +1,50 @@
+"""The first bytes of a connection, looked at and left where they are (MSG_PEEK)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tproxy.core.decide import First, Gone, Silence
+from tproxy.core.hello import NeedMore, parse
+from tproxy.proxy.wait import readable
+
+LIMIT = 16 * 1024  # bytes of a ClientHello
+
+
+async def first(sock: socket.socket, seconds: float) -> First:
+    """What the caller speaks, as far as it can be told within ``seconds``; never raises on what a caller does."""
+    seen: First = Silence(seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                seen = _look(sock, seen)
+                if not isinstance(seen, Silence | NeedMore):
+                    return seen
+                if isinstance(seen, NeedMore):  # sleep until there is more than that: readiness is level-triggered
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen.have + 1)
+                await readable(sock)
+    except TimeoutError:
+        return seen
+    except OSError:
+        return Gone()
+    finally:
+        if isinstance(seen, NeedMore) or seen is not None:
+            _reset(sock)
+
+
+def _look(sock: socket.socket, before: First) -> First:
+    try:
+        data = sock.recv(LIMIT + 1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return before
+    if not data or (isinstance(before, NeedMore) and before.have == len(data)):
+        return Gone()  # readable, yet nothing new: the end
+    return parse(data, LIMIT)
+
+
+def _reset(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    except OSError:
+        return

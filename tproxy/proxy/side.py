@@ -1,0 +1,91 @@
+"""What both directions share: the state of the moment, the caps, dialling. State is swapped whole, never changed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tproxy.core.address import Address, Endpoint
+from tproxy.core.config import Config
+from tproxy.core.reason import Deny, Reason
+from tproxy.core.record import Record
+from tproxy.kernel.sock import dialer
+from tproxy.proxy.legs import Buffers
+from tproxy.proxy.tls import Contexts, Session, handshake
+from tproxy.proxy.wait import connect
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One generation of configuration and credentials; a connection keeps the one it began with."""
+
+    config: Config
+    contexts: Contexts
+
+    @property
+    def own(self) -> str:
+        """Our SPIFFE id."""
+        return str(self.contexts.snapshot.svid.id)
+
+    @property
+    def serial(self) -> int:
+        """Our certificate's serial number."""
+        return self.contexts.snapshot.svid.serial
+
+
+@dataclass(slots=True)
+class Side:
+    """The sidecar as its connections see it."""
+
+    state: State
+    finished: Callable[[Record], None]
+    buffers: Buffers = field(default_factory=Buffers)
+    handshakes: int = 0
+
+    @contextmanager
+    def half_open(self) -> Iterator[Deny | None]:
+        """Count a handshake for as long as it runs; a refusal when there are too many."""
+        limit = self.state.config.limits.handshakes
+        if self.handshakes >= limit:
+            yield Deny(Reason.HANDSHAKE_LIMIT, f"{limit} handshakes are under way")
+            return
+        self.handshakes += 1
+        try:
+            yield None
+        finally:
+            self.handshakes -= 1
+
+    async def shake(self, sock: socket.socket, context: ssl.SSLContext, server: bool) -> Session | Deny:
+        """A handshake within the cap and the deadline."""
+        with self.half_open() as full:
+            return full or await handshake(sock, context, server, self.state.config.limits.handshake)
+
+
+async def dial(target: Endpoint, config: Config, source: Address | None = None) -> socket.socket | Deny:
+    """A connected socket, or why there is none."""
+    seconds = config.limits.connect
+    sock: socket.socket | None = None
+    try:
+        sock = dialer(target, config.marks.own, source)
+        async with asyncio.timeout(seconds):
+            await connect(sock, target)
+    except TimeoutError:
+        deny = Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
+    except OSError as error:
+        refused = error.errno == errno.ECONNREFUSED
+        name = Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED
+        deny = Deny(name, f"connecting to {target}: {error.strerror}")
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+    else:
+        return sock
+    if sock is not None:
+        sock.close()
+    return deny

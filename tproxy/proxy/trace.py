@@ -1,0 +1,75 @@
+"""What becomes known of one connection while it lives; its end turns it into the one Record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from tproxy.core.address import Endpoint
+from tproxy.core.reason import Deny, Reason
+from tproxy.core.record import Direction, Outcome, Record, TlsFacts
+from tproxy.proxy.relay import Moved
+from tproxy.proxy.tls import Session, denial
+
+_FAILED = frozenset((Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.INTERNAL))
+
+
+@dataclass(slots=True)
+class Trace:
+    """Facts in the order in which they are found."""
+
+    direction: Direction
+    source: Endpoint
+    target: Endpoint
+    began: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)
+    rule: str = ""
+    peer: str = ""
+    own: str = ""
+    peer_serial: str = ""
+    own_serial: str = ""
+    tls: TlsFacts | None = None
+
+    def session(self, session: Session, own: str, serial: int) -> None:
+        """Both proven identities."""
+        self.peer, self.own, self.tls = str(session.peer), own, session.facts
+        self.peer_serial, self.own_serial = f"{session.peer_serial:x}", f"{serial:x}"
+
+    def refused(self, deny: Deny) -> Record:
+        """Nothing was carried."""
+        self.rule = deny.rule or self.rule
+        outcome = Outcome.FAILED if deny.reason in _FAILED else Outcome.REFUSED
+        return self._record(outcome, Moved(0, 0, outcome, "sidecar"), deny.reason, deny.why)
+
+    def moved(self, moved: Moved) -> Record:
+        """Something was carried, to whatever end."""
+        error, reason, why = moved.error, None, str(moved.error or "")
+        if error is not None and hasattr(error, "reason"):  # an ssl.SSLError in the middle of the stream
+            deny = denial(error, self.direction is Direction.INGRESS)  # type: ignore[arg-type]
+            reason, why = deny.reason, deny.why
+        return self._record(moved.outcome, moved, reason, why)
+
+    def cut(self, reason: Reason, why: str) -> Record:
+        """Ended by us."""
+        return self._record(Outcome.CUT, Moved(0, 0, Outcome.CUT, "sidecar"), reason, why)
+
+    def _record(self, outcome: Outcome, moved: Moved, reason: Reason | None, why: str) -> Record:
+        return Record(
+            time=self.began,
+            direction=self.direction,
+            source=self.source,
+            target=self.target,
+            outcome=outcome,
+            seconds=time.monotonic() - self.clock,
+            reason=reason,
+            why=why,
+            rule=self.rule,
+            peer=self.peer,
+            own=self.own,
+            peer_serial=self.peer_serial,
+            own_serial=self.own_serial,
+            tls=self.tls,
+            sent=moved.sent,
+            received=moved.received,
+            ended_by=moved.ended_by,
+        )

@@ -1,0 +1,59 @@
+"""Waiting for one socket, once: readable, writable, connected. The relay has its own way and does not come here."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+
+from tproxy.core.address import Endpoint
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def readable(sock: socket.socket) -> None:
+    """Until there is something to read, an end, or an error."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    fd = sock.fileno()
+    loop.add_reader(fd, _wake, future)
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Until there is room to write, or an error."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    fd = sock.fileno()
+    loop.add_writer(fd, _wake, future)
+    try:
+        await future
+    finally:
+        loop.remove_writer(fd)
+
+
+async def connect(sock: socket.socket, target: Endpoint) -> None:
+    """connect(2) without blocking; OSError as the kernel reports it."""
+    code = sock.connect_ex((str(target.ip), target.port))
+    if code == errno.EINPROGRESS:
+        await writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send everything, however slowly the peer reads; the caller sets the deadline."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[sock.send(view) :]
+        except BlockingIOError:
+            await writable(sock)
