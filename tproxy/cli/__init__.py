@@ -1,7 +1,8 @@
 """One file per verb; the only readers of argv and environment. A verb wires objects together and decides nothing.
 
-Each verb file has ``register(verbs)``, which adds its parser with ``set_defaults(run=...)``; ``run(args)`` returns the exit
-code: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing. Heavy imports stand inside ``run``.
+Each verb file has ``register(verbs)``, which adds its parser with ``set_defaults(run=...)``; ``run(args)`` returns the
+exit code: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing. Heavy imports stand
+inside ``run``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TypeAlias
 
 from tproxy import __version__
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
 VERBS = ("sidecar", "init", "cleanup", "rules", "check", "ca", "demo", "bench", "completion")
-Verbs = argparse._SubParsersAction  # what register() is given
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what register() is given
 
 EXAMPLES = """examples:
   tproxy ca init --dir ca --trust-domain cluster.local

@@ -1,4 +1,4 @@
-"""PURE: values, parsers and decisions. Only the standard library; no sockets, files, clock, environment, logging, asyncio.
+"""PURE: values, parsers and decisions. Standard library only; no sockets, files, clock, environment, logging, asyncio.
 
 >>> from tproxy.core.identity import SpiffeId
 >>> str(SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/web"))

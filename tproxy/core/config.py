@@ -173,7 +173,7 @@ def _text_of(parse: Any) -> Any:
 
     def checked(value: Any) -> Any:
         if not isinstance(value, str):
-            raise ValueError("expected text")  # noqa: TRY004 -- one error type crosses this border
+            raise ValueError("expected text")
         return parse(value)
 
     return checked
@@ -186,16 +186,18 @@ def _ports(fields: Fields) -> Ports:
     fields.finish()
     seen: dict[int, str] = {}
     for name in names:
-        if other := seen.setdefault(getattr(ports, name), name):
-            if other != name:
-                raise fields.error(name, f"the port is taken by ports.{other}", getattr(ports, name))
+        if (other := seen.setdefault(getattr(ports, name), name)) != name:
+            raise fields.error(name, f"the port is taken by ports.{other}", getattr(ports, name))
     return ports
 
 
 def _port_modes(fields: Fields) -> dict[int, Mode]:
     modes = {}
     for key in fields.data:
-        port = fields.parsed(key, lambda _, key=key: parse_port(key), key)
+        try:
+            port = parse_port(key)
+        except ValueError as error:
+            raise fields.error(key, str(error)) from error
         modes[port] = Mode(fields.choice(key, Mode.STRICT, list(Mode)))
     return modes
 
@@ -267,12 +269,14 @@ def _capture(fields: Fields) -> Capture:
     return capture
 
 
+_SECONDS = ("peek", "silence", "handshake", "connect", "drain")
+
+
 def _limits(fields: Fields) -> Limits:
     base = Limits()
-    limits = Limits(
-        **{name: fields.number(name, getattr(base, name), 0.01, 86400) for name in ("peek", "silence", "handshake", "connect", "drain")},
-        **{name: fields.integer(name, getattr(base, name), 1, 1_000_000) for name in ("handshakes", "connections")},
-    )
+    seconds = {name: fields.number(name, getattr(base, name), 0.01, 86400) for name in _SECONDS}
+    counts = {name: fields.integer(name, getattr(base, name), 1, 1_000_000) for name in ("handshakes", "connections")}
+    limits = Limits(**seconds, **counts)  # type: ignore[arg-type]
     fields.finish()
     return limits
 

@@ -1,8 +1,8 @@
 """TLS hellos, read from the first bytes of a connection: what a client offers and what a server chose.
 
-PURE: nothing is decrypted, sent, kept or believed; every length field is hostile until it is checked, nothing is
-allocated because of one, and no bytes make these functions raise. Sources: RFC 8446 (TLS 1.3) sections 4.1-4.2 and 5.1,
-RFC 5246 (TLS 1.2) 7.4.1, RFC 6066 section 3 (SNI), RFC 7301 (ALPN), RFC 8701 (GREASE).
+PURE: nothing is decrypted, sent, kept or believed; every length field is hostile until it is checked, nothing
+is allocated because of one, and no bytes make these functions raise. Sources: RFC 8446 (TLS 1.3) sections
+4.1-4.2 and 5.1, RFC 5246 (TLS 1.2) 7.4.1, RFC 6066 section 3 (SNI), RFC 7301 (ALPN), RFC 8701 (GREASE).
 
 >>> parse(b"GET / HTTP/1.1")
 NotTls(why='first byte 0x47 is not a TLS handshake record')
@@ -31,12 +31,12 @@ GROUP_NAMES: Mapping[int, str] = MappingProxyType(
     }
 )
 
-_CHANGE_CIPHER_SPEC, _HANDSHAKE = 20, 22  # RFC 8446, 5.1: ContentType
-_CLIENT_HELLO, _SERVER_HELLO = 1, 2  # RFC 8446, 4: HandshakeType
+_HANDSHAKE = 22  # RFC 8446, 5.1: ContentType
+_CLIENT_HELLO, _SERVER_HELLO = 1, b"\x02"  # RFC 8446, 4: HandshakeType
 _SERVER_NAME, _GROUPS, _ALPN, _VERSIONS, _KEY_SHARE = 0, 10, 16, 43, 51  # RFC 8446, 4.2: ExtensionType
 _RECORD_START = b"\x16\x03"  # a handshake record of any TLS version; the minor version means nothing (5.1)
 _RECORD_HEADER, _RECORD_MAX = 5, 1 << 14
-_SMALLEST = 4 + 41  # handshake header; version, random, then session id, ciphers, compressions at their shortest
+_SMALLEST = 4 + 2 + 32 + 1 + 4 + 2  # header; version, random, session id, ciphers, compressions (4.1.2)
 _NAME_MAX = 255  # RFC 1035, 2.3.4
 _GREASE = frozenset(n << 8 | n for n in range(0x0A, 0x100, 0x10))  # RFC 8701: offers that mean nothing
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")  # RFC 8446, 4.1.3
@@ -46,7 +46,7 @@ _extension = struct.Struct("!HH").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a client offers, in its order; GREASE is left out of versions and groups. With ECH, the outer name."""
+    """What a client offers, in its order, without GREASE versions and groups; with ECH, the outer name."""
 
     sni: str | None  # lower case; a trailing dot or an address is passed on as it was sent
     alpn: tuple[str, ...]
@@ -56,7 +56,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """A proper prefix so far: no ClientHello that begins like this is whole with fewer than ``at_least`` bytes."""
+    """A proper prefix so far; no ClientHello that begins like this has fewer than ``at_least`` bytes."""
 
     have: int
     at_least: int
@@ -97,7 +97,7 @@ def parse(data: bytes | memoryview, limit: int = 16384) -> Hello | NeedMore | No
 
 
 def _client_message(raw: bytes) -> bytes | int:
-    """The body of the ClientHello, put together from its records; or at least how many bytes it takes to have it."""
+    """The ClientHello's body, put together from its records, or the fewest bytes that could hold it."""
     message, need, at = bytearray(), _SMALLEST, 0
     while length := _record_length(raw, at):
         start, at = at + _RECORD_HEADER, at + _RECORD_HEADER + length
@@ -140,7 +140,7 @@ def _promised(message: bytearray) -> int:
 
 
 def _cost(more: int) -> int:
-    """The fewest bytes that carry so much more payload in new records; negative if the last record has it and more."""
+    """The fewest bytes that carry so much more payload in new records; negative if there is enough."""
     return more - _RECORD_HEADER * (-more // _RECORD_MAX) if more > 0 else more
 
 
@@ -175,7 +175,7 @@ def _vector(data: bytes, at: int, width: int, what: str) -> tuple[bytes, int]:
     """A vector behind its length (RFC 8446, 3.4) and where it ends."""
     start = at + width
     stop = start + int.from_bytes(data[at:start])
-    if stop > len(data) or start > len(data):
+    if stop > len(data):
         raise ValueError(f"the {what} are longer than what holds them")
     return data[start:stop], stop
 
@@ -246,30 +246,27 @@ def _numbers(data: bytes, width: int, what: str) -> tuple[int, ...]:
 
 
 def server_hello(data: bytes | memoryview) -> ServerHello | None:
-    """The choice in a server's first bytes. A HelloRetryRequest counts only until the true ServerHello is there."""
+    """A server's choice, from its first bytes; a HelloRetryRequest's only until the true ServerHello is there."""
     stream, at, chosen = _server_stream(bytes(data[:_RECORD_MAX])), 0, None
     try:
-        while stream[at : at + 1] == bytes([_SERVER_HELLO]) and at + 4 <= len(stream):
-            body = stream[at + 4 : at + 4 + int.from_bytes(stream[at + 1 : at + 4])]
-            at += 4 + int.from_bytes(stream[at + 1 : at + 4])
-            if at > len(stream):
-                break
+        while stream[at : at + 1] == _SERVER_HELLO:
+            body, at = _vector(stream, at + 1, 3, "ServerHello")
             chosen = _choice(body)
             if body[2:34] != _RETRY:
                 break
     except ValueError:
-        return None
+        pass  # cut or malformed from here on: the retry request before it, if there was one, still counts
     return chosen
 
 
 def _server_stream(raw: bytes) -> bytes:
-    """The bytes of plain handshake records; change_cipher_spec between them is for middleboxes (RFC 8446, D.4)."""
+    """The payload of plain handshake records; change_cipher_spec between them means nothing (RFC 8446, D.4)."""
     stream, at = bytearray(), 0
-    while at + _RECORD_HEADER <= len(raw) and raw[at] in (_HANDSHAKE, _CHANGE_CIPHER_SPEC) and raw[at + 1] == 3:
-        stop = at + _RECORD_HEADER + (raw[at + 3] << 8 | raw[at + 4])
-        if raw[at] == _HANDSHAKE:
-            stream += raw[at + _RECORD_HEADER : stop]
-        at = stop
+    while raw[at : at + 2] in (b"\x16\x03", b"\x14\x03"):
+        start = at + _RECORD_HEADER
+        kind, at = raw[at], start + int.from_bytes(raw[at + 3 : start])
+        if kind == _HANDSHAKE:
+            stream += raw[start:at]
     return bytes(stream)
 
 

@@ -111,7 +111,7 @@ class Snapshot:
 
 
 def svid_id(leaf: LeafFacts) -> SpiffeId | Deny:
-    """The one id of a leaf certificate whose chain is verified already (X509-SVID, sections 2-5), or why it has none."""
+    """The one id of a leaf whose chain is verified already (X509-SVID, sections 2-5), or why it has none."""
     if len(leaf.uris) != 1:
         if not leaf.uris:
             return Deny(Reason.PEER_NO_ID, "the certificate has no URI SAN, so it names no SPIFFE id")

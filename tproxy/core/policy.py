@@ -59,5 +59,3 @@ class Policy:
             return Allow(f"default: no rule selects port {port}")
         names = ", ".join(rule.name for rule in selecting)
         return Deny(Reason.POLICY, f"{peer or 'a caller without identity'} at {source} is not allowed", names)
-
-

@@ -1,7 +1,7 @@
 """Why a connection was refused or ended, as a value: one list for records, metrics, tests and documentation.
 
 >>> Deny(Reason.POLICY, "no rule allows it").advice
-'add the peer to a rule that selects this port (inbound.rules), or call from an identity that has one'
+'allow the peer in a rule for this port (inbound.rules), or call from an allowed identity'
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ ADVICE = {
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
     Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
-    Reason.POLICY: "add the peer to a rule that selects this port (inbound.rules), or call from an identity that has one",
+    Reason.POLICY: "allow the peer in a rule for this port (inbound.rules), or call from an allowed identity",
     Reason.EGRESS_DENIED: "add the destination to mesh, or set egress: passthrough",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
     Reason.NOT_CAPTURED: "the connection was not captured by the rules of this pod; look at tproxy check",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
-    Reason.CONNECT_REFUSED: "nothing listens there; is the application running, and on this address (not only 127.0.0.1)?",
+    Reason.CONNECT_REFUSED: "nothing listens there: is the application running, and not only on 127.0.0.1?",
     Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
     Reason.CONNECT_FAILED: "the destination cannot be reached; look at routes and network policies",
     Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",

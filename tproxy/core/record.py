@@ -19,7 +19,7 @@ class Direction(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a connection ended: carried to its end, broken by one side, cut by us, refused by a rule, or failed before it began."""
+    """How a connection ended: carried, broken by one side, cut by us, refused by a rule, or failed at its start."""
 
     CLOSED = "closed"
     RESET = "reset"

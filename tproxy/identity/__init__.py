@@ -1,1 +1,1 @@
-"""Where SVIDs come from. Each source yields immutable snapshots (core.identity.Snapshot); nothing else knows the source."""
+"""Where SVIDs come from. Each source yields core.identity.Snapshot values; nothing else knows the source."""

@@ -1,6 +1,7 @@
-"""Becoming uid 1337 with one capability: enough to mark packets and to bind foreign addresses, too little for the rules.
+"""Becoming uid 1337 with one capability: enough to mark packets and bind foreign addresses, no more.
 
-Sources: capabilities(7), capset(2), prctl(2); SO_MARK and IP_TRANSPARENT need NET_RAW since Linux 5.17, NET_ADMIN before.
+Sources: capabilities(7), capset(2), prctl(2). SO_MARK needs NET_RAW since Linux 5.17, NET_ADMIN before; so
+a sidecar that is broken into cannot change the rules.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def drop(uid: int, gid: int) -> None:
     Any other uid is refused: the rules exempt exactly this one, and our own connections would come back to us.
     """
     if os.geteuid() not in (0, uid):
-        raise KernelError("starting", f"runs as uid {os.geteuid()}", f"the rules exempt uid {uid}: start as root or {uid}")
+        raise KernelError(
+            "starting", f"runs as uid {os.geteuid()}", f"the rules exempt uid {uid}: start as root or {uid}"
+        )
     if os.geteuid() != uid:
         keep = NET_RAW if _kernel() >= (5, 17) else NET_ADMIN
         if keep not in effective():

@@ -6,6 +6,7 @@ Numbers that Python's socket module lacks come from linux/in.h, linux/in6.h, lin
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import socket
@@ -107,7 +108,7 @@ def _tune(sock: socket.socket, mark: int) -> None:
 
 
 def original_destination(sock: socket.socket) -> Endpoint:
-    """Where the caller wanted to go: under TPROXY that is the socket's own name (Documentation/networking/tproxy.rst)."""
+    """Where the caller wanted to go: under TPROXY the socket's own name (kernel's tproxy.rst)."""
     return Endpoint.of_socket(sock.getsockname())
 
 
@@ -123,10 +124,8 @@ def is_local(address: Address) -> bool:
 
 def abort(sock: socket.socket) -> None:
     """Close with RST, so that the other side never takes what happened for a clean end."""
-    try:
+    with contextlib.suppress(OSError):  # the socket is dead already; closing it is all that is left
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    except OSError:  # the socket is dead already; closing it is all that is left
-        pass
     sock.close()
 
 

@@ -1,4 +1,4 @@
-"""One connection from outside: peek -> decide -> TLS -> who is it, may it -> dial the application from the client's address -> relay."""
+"""One connection from outside: peek -> decide -> TLS -> may it -> dial the application as the client -> relay."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CHUNK = 256 * 1024  # bytes read at once; also the most that a leg holds back fo
 ROOM = CHUNK + 32 * 1024  # plaintext of one chunk and of the record that began in the chunk before
 
 
-class Truncated(ConnectionError):
+class TruncatedError(ConnectionError):
     """TCP ended without TLS close_notify: what came may be incomplete (RFC 8446, 6.1)."""
 
 
@@ -101,7 +101,9 @@ class TlsLeg:
 
     __slots__ = ("_ending", "_held", "eof", "incoming", "outgoing", "sock", "tls")
 
-    def __init__(self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+    def __init__(
+        self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
         self.sock, self.tls, self.incoming, self.outgoing = sock, tls, incoming, outgoing
         self.eof = self._ending = False
         self._held: memoryview | None = None
@@ -114,7 +116,7 @@ class TlsLeg:
         if not self.incoming.pending:
             count = self.sock.recv_into(buffers.wire)
             if not count:
-                raise Truncated("the peer closed without close_notify")
+                raise TruncatedError("the peer closed without close_notify")
             self.incoming.write(buffers.wire[:count])
         total = self._decrypt(buffers.plain)
         if self.outgoing.pending:  # the answer to a KeyUpdate
@@ -128,11 +130,11 @@ class TlsLeg:
         total = 0
         try:
             while True:
-                count = self.tls.read(ROOM - total, plain[total:])  # type: ignore[arg-type]
+                count: int = self.tls.read(ROOM - total, plain[total:])  # type: ignore[assignment]
                 if not count:
                     self.eof = True
                     break
-                total += count  # type: ignore[operator]
+                total += count
                 if not self.incoming.pending or total == ROOM:
                     break
         except ssl.SSLWantReadError:
@@ -180,7 +182,7 @@ class TlsLeg:
         return self.flush()
 
     def _close_notify(self) -> bool:
-        """Ends our direction only; the peer may go on. OpenSSL may only be asked while it has no whole record unread."""
+        """Ends our direction only; the peer may go on. Asked only while OpenSSL has no whole record unread."""
         try:
             self.tls.unwrap()
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tproxy.core.record import Outcome
 from tproxy.kernel.sock import abort, cap_receive_buffer, unacknowledged
-from tproxy.proxy.legs import Buffers, Leg, Truncated
+from tproxy.proxy.legs import Buffers, Leg, TruncatedError
 
 RECEIVE_LIMIT = 4 * 1024 * 1024  # bytes of kernel memory for what a leg has received and we have not read
 CHECK_EVERY = 8 * 1024 * 1024  # bytes moved between two looks at it
@@ -124,7 +124,7 @@ class _Relay:
             self._end(Outcome.CLOSED, self.last)
 
     def broke(self, end: str, error: OSError) -> None:
-        self._end(Outcome.TRUNCATED if isinstance(error, Truncated) else Outcome.RESET, end, error)
+        self._end(Outcome.TRUNCATED if isinstance(error, TruncatedError) else Outcome.RESET, end, error)
 
     def _end(self, outcome: Outcome, end: str, error: Exception | None = None) -> None:
         self.detach()

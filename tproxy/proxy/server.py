@@ -66,7 +66,9 @@ class Server:
 
     def _rest(self, error: OSError) -> None:
         if not self._starving:
-            log.warning("%s: accepting pauses: %s; %d connections are open", self.direction, error.strerror, len(self.tasks))
+            log.warning(
+                "%s: accepting pauses: %s; %d connections are open", self.direction, error.strerror, len(self.tasks)
+            )
         self._starving = True
         self.loop.remove_reader(self.listener)
         self._paused = self.loop.call_later(PAUSE, self.start)

@@ -6,8 +6,8 @@ import asyncio
 import errno
 import socket
 import ssl
-from contextlib import contextmanager
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Address, Endpoint

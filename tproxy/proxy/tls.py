@@ -31,7 +31,9 @@ _VERIFY = {  # openssl/x509_vfy.h
     10: Reason.PEER_EXPIRED,
     26: Reason.PEER_WRONG_USAGE,
 }
-_NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"))
+_NOT_TLS = frozenset(
+    ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ async def handshake(sock: socket.socket, context: ssl.SSLContext, server: bool, 
     hello: list[bytes] = []  # the server's first flight, whoever sent it: it names the group
     try:
         async with asyncio.timeout(seconds):
-            await _shake(sock, tls, incoming, outgoing, lambda data, ours: hello.append(data) if ours is server else None)
+            await _shake(
+                sock, tls, incoming, outgoing, lambda data, ours: hello.append(data) if ours is server else None
+            )
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except ssl.SSLError as error:
@@ -175,7 +179,9 @@ def denial(error: ssl.SSLError, server: bool) -> Deny:
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Deny(Reason.NO_CERTIFICATE, "the caller sent no client certificate")
     if "ALERT" in reason:
-        return Deny(Reason.REFUSED_BY_PEER, f"the peer refused with the TLS alert {reason.partition('ALERT_')[2].lower()}")
+        return Deny(
+            Reason.REFUSED_BY_PEER, f"the peer refused with the TLS alert {reason.partition('ALERT_')[2].lower()}"
+        )
     if reason in _NOT_TLS and not server:
         return Deny(Reason.PEER_NOT_TLS, "the destination answered something that is not TLS")
     return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {reason.lower() or text}")

@@ -69,9 +69,7 @@ class Process:
 
     def tail(self, lines: int = 20) -> str:
         """The last lines that it wrote."""
-        return (
-            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
-        )
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     def signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
@@ -134,9 +132,7 @@ class Pod:
         entries = (row.split()[1:4] for row in rows)
         return any(int(local.rpartition(":")[2], 16) == port and state == "0A" for local, _, state in entries)
 
-    def command(
-        self, argv: Sequence[str], user: int | None = None, env: Mapping[str, str] | None = None
-    ) -> list[str]:
+    def command(self, argv: Sequence[str], user: int | None = None, env: Mapping[str, str] | None = None) -> list[str]:
         """What to execute on the host so that argv runs in this pod and dies with the thread that started it."""
         who = [] if user is None else ["--reuid", str(user), "--regid", str(user), "--clear-groups"]
         more = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
@@ -273,9 +269,7 @@ class World:
         cwd: str | Path | None = None,
     ) -> Process:
         """Start a command that ends with this world."""
-        output = (
-            Path(log) if log else self.directory / f"{where}-{Path(argv[0]).name}-{len(self._processes)}.log"
-        )
+        output = Path(log) if log else self.directory / f"{where}-{Path(argv[0]).name}-{len(self._processes)}.log"
         with output.open("ab") as file:
             popen = subprocess.Popen(
                 command,
