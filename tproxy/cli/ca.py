@@ -1,0 +1,148 @@
+"""``tproxy ca``: the offline certificate authority, and what a certificate says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from tproxy.cli import Verbs
+from tproxy.core.fields import ConfigError
+from tproxy.core.identity import SpiffeId, parse_trust_domain
+
+EXAMPLES = """examples:
+  tproxy ca init --dir ca --trust-domain cluster.local
+  tproxy ca issue --dir ca --namespace shop --service-account web --out web
+  tproxy ca issue --dir ca --namespace shop --service-account web --out web --ttl 1h --renew
+  tproxy ca show web/cert.pem"""
+T = TypeVar("T")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb and its three calls."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = verbs.add_parser(
+        "ca", help="offline certificate authority", description=__doc__, epilog=EXAMPLES, formatter_class=form
+    )
+    calls = parser.add_subparsers(dest="call", metavar="CALL", required=True)
+    init = calls.add_parser("init", help="make a root and an intermediate")
+    _dir(init)
+    init.add_argument("--trust-domain", required=True, metavar="NAME", help="as in spiffe://NAME/...")
+    _key_type(init)
+    init.set_defaults(run=run_init)
+    issue = calls.add_parser("issue", help="make a workload's certificate and key")
+    _dir(issue)
+    issue.add_argument("--id", metavar="SPIFFE_ID", help="spiffe://<trust domain>/<path>")
+    issue.add_argument("--namespace", metavar="NS", help="with --service-account, instead of --id")
+    issue.add_argument("--service-account", metavar="SA", help="with --namespace, instead of --id")
+    issue.add_argument("--out", required=True, metavar="DIR", help="gets cert.pem, key.pem and ca.pem")
+    issue.add_argument("--ttl", default="24h", metavar="TIME", help="90s, 15m, 24h, 7d (default 24h)")
+    issue.add_argument("--renew", action="store_true", help="replace the identity in --out, in one rename")
+    issue.add_argument("--owner", metavar="UID[:GID]", help="who may read the key, usually 1337")
+    _key_type(issue)
+    issue.set_defaults(run=run_issue)
+    show = calls.add_parser("show", help="explain certificates in words")
+    show.add_argument("files", nargs="+", metavar="FILE", help="PEM")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    show.set_defaults(run=run_show)
+
+
+def _dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", required=True, metavar="DIR", help="where the authority lives")
+
+
+def _key_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--key-type", choices=("ecdsa", "rsa"), default="ecdsa", help="P-256 (default) or RSA 2048")
+
+
+def run_init(args: argparse.Namespace) -> int:
+    """Make an authority."""
+    from tproxy.control import store
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import explain
+
+    domain = _parsed("--trust-domain", parse_trust_domain, args.trust_domain)
+    root = store.create(Path(args.dir), domain, args.key_type)
+    print(f"authority of {domain} made in {args.dir}; root {explain(root.certificate, utc_now()).valid}")
+    print(f"keep {args.dir}/root.key offline: it is needed only for the next intermediate")
+    return 0
+
+
+def run_issue(args: argparse.Namespace) -> int:
+    """Make a workload's identity."""
+    from tproxy.control import store
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import explain
+
+    life = _parsed("--ttl", parse_duration, args.ttl)
+    owner = _parsed("--owner", parse_owner, args.owner) if args.owner else None
+    workload = _workload(args)
+    made = store.issue(Path(args.dir), workload, Path(args.out), life, args.key_type, args.renew, owner)
+    words = explain(made, utc_now())
+    print(f"{words.who}: serial {words.serial}, {words.valid}; in {args.out}: cert.pem, key.pem, ca.pem")
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Explain every certificate of every file."""
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import certificates, explain
+
+    shown = []
+    for path in args.files:
+        try:
+            found = certificates(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(path, "", f"a certificate in it is damaged: {error}") from error
+        if not found:
+            raise ConfigError(path, "", "holds no PEM certificate (-----BEGIN CERTIFICATE-----)")
+        shown += [{"file": path, **asdict(explain(one, utc_now()))} for one in found]
+    if args.json:
+        print(json.dumps(shown, indent=2))
+    else:
+        print("\n\n".join("\n".join(f"{key:<8} {value}" for key, value in one.items()) for one in shown))
+    return 0
+
+
+def _workload(args: argparse.Namespace) -> SpiffeId:
+    pair = (args.namespace, args.service_account)
+    if bool(args.id) == any(pair) or (any(pair) and not all(pair)):
+        raise ConfigError("command line", "--id", "give either --id, or --namespace and --service-account")
+    if args.id:
+        return _parsed("--id", SpiffeId.parse, args.id)
+    from tproxy.control.authority import trust_domain_of
+    from tproxy.control.store import signer
+
+    domain = trust_domain_of(signer(Path(args.dir)).certificate)
+    return _parsed("--service-account", lambda _: SpiffeId.workload(domain, *pair), args.service_account)
+
+
+def parse_duration(text: str) -> timedelta:
+    """``90s``, ``15m``, ``24h``, ``7d``."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not found or not int(found[1]):
+        raise ValueError("expected a time such as 90s, 15m, 24h or 7d")
+    return timedelta(seconds=int(found[1]) * UNITS[found[2]])
+
+
+def parse_owner(text: str) -> tuple[int, int]:
+    """``1337`` or ``1337:1337``."""
+    found = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", text)
+    if not found:
+        raise ValueError("expected UID or UID:GID, in numbers")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", option, str(error), text) from error
