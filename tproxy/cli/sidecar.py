@@ -61,15 +61,21 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load everything, drop privileges, listen, carry."""
-    _logging(args)
-    from tproxy.kernel import privileges
+    # everything is imported while we may still read where Python lives
+    import concurrent.futures.thread  # noqa: F401
+    import encodings.idna  # noqa: F401
 
+    import uvloop
+
+    from tproxy.admin import dump, http, metrics  # noqa: F401
+    from tproxy.kernel import privileges
+    from tproxy.proxy import sidecar  # noqa: F401
+
+    _logging(args)
     loader = _Loader(args)
     state = loader.load()
     privileges.raise_open_files()
     privileges.drop(state.config.uid, state.config.gid)
-    import uvloop
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(args, loader, state))
 

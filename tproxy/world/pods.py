@@ -71,7 +71,7 @@ class Process:
         """The last lines that it wrote."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         self.popen.send_signal(number)
 
@@ -84,7 +84,7 @@ class Process:
 
     def stop(self, seconds: float = 10, number: int = signal.SIGTERM) -> int:
         """Ask it to end, wait, and give its exit code."""
-        self.signal(number)
+        self.send(number)
         code = self.wait(seconds)
         self._close()
         return code
