@@ -1,6 +1,6 @@
 """The authority's and the workloads' files: keys 0600, nothing overwritten, and a renewal is one rename.
 
-A workload's folder looks like a volume of the kubelet's: ``cert.pem``, ``key.pem`` and ``ca.pem`` lead through ``..data``
+A workload's folder looks like a volume of the kubelet's: ``cert.pem``, ``key.pem``, ``ca.pem`` lead through ``..data``
 to a dated folder, so that replacing that one link replaces all three at once.
 """
 

@@ -1,8 +1,8 @@
 """The capture rules of a pod as data: nft rules, ip rules and routes; ``kernel`` installs what stands here.
 
 The bypass needs mark **and** uid (an application can have either alone), decided on the SYN
-and remembered in the conntrack mark (late packets of closed sockets have no uid), and ``reject`` behind every ``tproxy``
-(without a listener nft's tproxy falls through to the application: fail open).
+and remembered in the conntrack mark (late packets of closed sockets have no uid); ``reject`` stands behind every
+``tproxy`` (without a listener nft's tproxy falls through to the application: fail open).
 """
 
 from __future__ import annotations

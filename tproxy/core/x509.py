@@ -194,8 +194,9 @@ def _time(validity: _Reader) -> int:
         raise ValueError("a date is neither YYMMDDHHMMSSZ nor YYYYMMDDHHMMSSZ")
     if tag == _UTC_TIME:
         digits = (b"19" if digits >= b"50" else b"20") + digits
-    year, rest = int(digits[:4]), (int(digits[at : at + 2]) for at in range(4, 14, 2))
-    return (datetime(year, *rest, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+    month, day, hour, minute, second = (int(digits[at : at + 2]) for at in range(4, 14, 2))
+    moment = datetime(int(digits[:4]), month, day, hour, minute, second, tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(seconds=1)
 
 
 def _extensions(data: bytes) -> dict[bytes, bytes]:

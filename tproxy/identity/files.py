@@ -154,7 +154,7 @@ def _side(protocol: int, svid: Svid, bundle: bytes) -> ssl.SSLContext:
 
 
 class Watch:
-    """Whether files are other ones than they were: time, inode and size of what the path leads to, symlinks followed."""
+    """Whether files are other ones than they were: time, inode and size, symlinks followed."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(paths)

@@ -12,7 +12,7 @@ _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
 _NO_LIBRARY = "install it: apt-get install libnftables1"
 _ADVICE = {
     "Operation not permitted": "NET_ADMIN is missing: grant it to the init container",
-    "No such file or directory": "a kernel module is missing: nf_tables, nft_tproxy, nft_socket, nft_fib_inet or nft_reject_inet",
+    "No such file or directory": "a kernel module is missing: nft_tproxy, nft_socket, nft_fib_inet or nft_reject_inet",
 }
 
 

@@ -36,7 +36,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def wait_for(predicate: Callable[[], T], seconds: float, what: str, *needed: Process) -> T:
-    """Poll until the answer is true and return it. TimeoutError says what was missing; so does a needed process' end."""
+    """Poll until the answer is true, and return it. TimeoutError says what was missing, or which process ended."""
     deadline = time.monotonic() + seconds
     while not (answer := predicate()):
         for process in needed:
@@ -149,7 +149,7 @@ class Pod:
         stdin: int | IO[bytes] | None = None,
         cwd: str | Path | None = None,
     ) -> Process:
-        """Start a program; ``env`` adds to ours, output is appended to ``log``. It lives as long as the calling thread."""
+        """Start a program; ``env`` adds to ours, output goes to ``log``. It lives as long as the calling thread."""
         return self.world.adopt(self.command(argv, user, env), argv, self.name, log, stdin=stdin, cwd=cwd)
 
     def run(

@@ -1,0 +1,38 @@
+# Two commands: make demo, make test. Each sets up what it needs; root is needed for network namespaces.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk python3-venv
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/ready
+	$(BIN)/tproxy demo
+
+test: check
+	$(BIN)/pytest $(PYTEST)
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/tproxy bench
+
+soak: $(VENV)/ready
+	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
+
+$(VENV)/ready: pyproject.toml
+	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"
+	@missing=; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if command -v apt-get >/dev/null; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	  else echo "please install:$$missing"; exit 3; fi; fi
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
