@@ -71,9 +71,9 @@ class Sidecar:
         """Install the capture rules."""
         return self.pod.run([*TPROXY, "init", "--config", str(self.path)], check=True).stdout
 
-    def start(self) -> Sidecar:
-        """Start the process and wait until it says that it is ready."""
-        argv = [*TPROXY, "sidecar", "--config", str(self.path), "--log-format", "json"]
+    def start(self, *prefix: str) -> Sidecar:
+        """Start the process (behind ``prefix``, such as prlimit) and wait until it says that it is ready."""
+        argv = [*prefix, *TPROXY, "sidecar", "--config", str(self.path), "--log-format", "json"]
         process = self.process = self.pod.start(argv, log=self.log)
         wait_for(self.ready, 20, f"the sidecar of {self.pod.name} is ready", process)
         return self

@@ -1,0 +1,238 @@
+"""The relay between sockets of this process: exact, bounded, and clean at every end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tproxy.control import authority
+from tproxy.core.identity import Snapshot, SpiffeId, Svid
+from tproxy.core.record import Outcome
+from tproxy.kernel.sock import abort
+from tproxy.proxy.legs import Buffers, Leg, PlainLeg
+from tproxy.proxy.relay import Moved, relay
+from tproxy.proxy.tls import Contexts, Session, contexts, handshake
+
+ID = SpiffeId.parse("spiffe://test.local/ns/a/sa/b")
+
+
+@pytest.fixture(scope="module")
+def credentials() -> Contexts:
+    """One identity for both ends."""
+    now = authority.utc_now()
+    root = authority.new_root("test.local", "ecdsa", now)
+    key = authority.new_key("ecdsa")
+    leaf = authority.Pair(authority.issue(root, ID, key.public_key(), authority.INTERMEDIATE_LIFE, now), key)
+    svid = Svid(ID, leaf.certificate_pem(), leaf.key_pem(), leaf.certificate.serial_number, 0, 0)
+    return contexts(Snapshot(svid, {"test.local": root.certificate_pem()}), "test.local")
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of one TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    return near, far
+
+
+class Chain:
+    """application - relay - TLS - relay - server, both relays in one loop of another thread."""
+
+    def __init__(self, credentials: Contexts | None) -> None:
+        self.app, self._down = pair()
+        self._up, self._in = pair()
+        self._out, self.server = pair()
+        self._credentials = credentials
+        self.moved: list[Moved] = []
+        self._ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: uvloop.run(self._run()))
+        self.thread.start()
+        self._ready.wait(10)
+
+    async def _run(self) -> None:
+        for sock in (self._down, self._up, self._in, self._out):
+            sock.setblocking(False)
+        legs = await self._legs()
+        self._ready.set()
+        buffers = Buffers()
+        self.moved = list(
+            await asyncio.gather(
+                relay(PlainLeg(self._down), legs[0], buffers), relay(legs[1], PlainLeg(self._out), buffers)
+            )
+        )
+
+    async def _legs(self) -> tuple[Leg, Leg]:
+        if self._credentials is None:
+            return PlainLeg(self._up), PlainLeg(self._in)
+        near, far = await asyncio.gather(
+            handshake(self._up, self._credentials.client, False, 10),
+            handshake(self._in, self._credentials.server, True, 10),
+        )
+        assert isinstance(near, Session) and isinstance(far, Session)
+        return near.leg, far.leg
+
+    def close(self) -> None:
+        """End both applications, however they stand."""
+        for sock in (self.app, self.server):
+            with suppress(OSError):
+                abort(sock)
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def chain(request: pytest.FixtureRequest, credentials: Contexts) -> Iterator[Chain]:
+    """A chain of either kind, ended after the test."""
+    made = Chain(credentials if request.param == "tls" else None)
+    yield made
+    made.close()
+
+
+def drain(sock: socket.socket, into: list[bytes]) -> None:
+    """Read to the end."""
+    total = hashlib.sha256()
+    while data := sock.recv(1 << 16):
+        total.update(data)
+    into.append(total.digest())
+
+
+def push(sock: socket.socket, data: bytes, sizes: list[int]) -> None:
+    """Send in pieces of these sizes, again and again, then half-close."""
+    at = turn = 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        sock.sendall(data[at : at + size])
+        at, turn = at + size, turn + 1
+    sock.shutdown(socket.SHUT_WR)
+
+
+SIZES = st.lists(st.integers(1, 300_000), min_size=1, max_size=6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(forth=st.integers(0, 2_000_000), back=st.integers(0, 2_000_000), sizes=SIZES, kind=st.booleans())
+def test_both_directions_are_exact_whatever_the_pieces(
+    credentials: Contexts, forth: int, back: int, sizes: list[int], kind: bool
+) -> None:
+    chain = Chain(credentials if kind else None)
+    there, here = os.urandom(forth), os.urandom(back)
+    at_server: list[bytes] = []
+    at_app: list[bytes] = []
+    jobs = [
+        threading.Thread(target=push, args=(chain.app, there, sizes)),
+        threading.Thread(target=push, args=(chain.server, here, sizes[::-1])),
+        threading.Thread(target=drain, args=(chain.app, at_app)),
+        threading.Thread(target=drain, args=(chain.server, at_server)),
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(30)
+    chain.thread.join(10)
+    chain.close()
+    assert at_server == [hashlib.sha256(there).digest()]
+    assert at_app == [hashlib.sha256(here).digest()]
+    assert [(m.sent, m.received, m.outcome) for m in chain.moved] == [(forth, back, Outcome.CLOSED)] * 2
+
+
+def test_a_half_closed_direction_leaves_the_other_open(chain: Chain) -> None:
+    chain.app.sendall(b"question")
+    chain.app.shutdown(socket.SHUT_WR)
+    assert b"".join(iter(lambda: chain.server.recv(100), b"")) == b"question"
+    for piece in (b"a", b"b" * 100_000, b"c"):
+        chain.server.sendall(piece)
+        got = b""
+        while len(got) < len(piece):
+            got += chain.app.recv(1 << 17)
+        assert got == piece
+    chain.server.close()
+    assert chain.app.recv(1) == b""
+
+
+def test_bytes_that_came_with_the_handshake_are_not_left_behind(chain: Chain) -> None:
+    chain.server.sendall(b"banner")
+    assert chain.app.recv(100) == b"banner"
+
+
+def test_a_reset_of_one_side_is_a_reset_of_the_other(chain: Chain) -> None:
+    chain.app.sendall(b"x")
+    assert chain.server.recv(1) == b"x"
+    abort(chain.app)
+    with pytest.raises(ConnectionResetError):
+        chain.server.recv(1)
+    chain.thread.join(10)
+    assert [moved.outcome for moved in chain.moved] == [Outcome.RESET] * 2
+
+
+def test_bytes_before_a_reset_arrive_before_it(chain: Chain) -> None:
+    data = os.urandom(200_000)
+    job = threading.Thread(target=chain.server.sendall, args=(data,))
+    job.start()
+    got = chain.app.recv(100)
+    job.join()
+    while len(got) < 150_000:
+        got += chain.app.recv(1 << 16)
+    got += _rest_then_reset(chain)
+    assert got == data
+
+
+def _rest_then_reset(chain: Chain) -> bytes:
+    from tproxy.kernel.sock import unacknowledged
+    from tproxy.world.pods import wait_for
+
+    wait_for(lambda: unacknowledged(chain.server) == 0, 5, "the relay's kernel has everything")
+    abort(chain.server)
+    got = b""
+    with suppress(ConnectionResetError):
+        while data := chain.app.recv(1 << 16):
+            got += data
+    return got
+
+
+def test_tcp_that_ends_without_close_notify_is_a_reset_and_never_a_clean_end(credentials: Contexts) -> None:
+    chain = Chain(credentials)
+    chain.app.sendall(b"x")
+    assert chain.server.recv(1) == b"x"
+    chain._up.shutdown(socket.SHUT_WR)  # what a middlebox that cuts would do
+    with pytest.raises(ConnectionResetError):
+        chain.server.recv(1)
+    chain.close()
+    assert Outcome.TRUNCATED in [moved.outcome for moved in chain.moved]
+
+
+def test_a_stalled_reader_stops_the_sender_and_nothing_is_lost(chain: Chain) -> None:
+    block, sent = os.urandom(1 << 20), 0
+    chain.app.settimeout(0.5)
+    total = hashlib.sha256()
+    with suppress(TimeoutError):
+        while True:
+            count = chain.app.send(block)
+            total.update(block[:count])
+            sent += count
+    assert sent < 64 << 20
+    chain.app.shutdown(socket.SHUT_WR)
+    found: list[bytes] = []
+    drain(chain.server, found)
+    assert found == [total.digest()]
+
+
+def test_no_file_is_left_open(credentials: Contexts) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(20):
+        chain = Chain(credentials)
+        chain.app.close()
+        chain.server.close()
+        chain.thread.join(10)
+    left = [path for path in Path("/proc/self/fd").iterdir() if path not in before and path.exists()]
+    assert len(left) <= 1  # the listing itself
