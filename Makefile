@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk python3-venv
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv
 
 .PHONY: demo test check bench soak clean
 

@@ -14,8 +14,6 @@ from tproxy.world.pods import Pod, wait_for
 
 MARKED = """
 import os, socket, sys
-if sys.argv[3] == "mark":
-    pass
 sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 if sys.argv[3] == "mark":
     sock.setsockopt(socket.SOL_SOCKET, 36, 2)
@@ -90,7 +88,7 @@ def test_an_application_with_net_raw_that_marks_its_packets_is_captured_all_the_
 
 
 def test_an_application_with_the_sidecars_uid_and_no_mark_is_captured_all_the_same(dead: Mesh, echo: Pod) -> None:
-    script = f"import os; os.setgid(1337); os.setuid(1337)\n{MARKED}"
+    script = MARKED.replace("sock = ", "os.setgid(1337); os.setuid(1337)\nsock = ", 1)
     for host in (echo.v4, echo.v6):
         done = dead.client.run([sys.executable, "-c", script, host, "7", "plain"])
         assert "REFUSED" in done.stdout, done

@@ -20,7 +20,8 @@ http {{
 """
 
 
-def _listening(process: Process, pod: Pod, port: int) -> Process:
+def listening(process: Process, pod: Pod, port: int) -> Process:
+    """Wait until a program listens on a TCP port of its pod."""
     wait_for(lambda: pod.listens(port, 4) or pod.listens(port, 6), 10, f"port {port} of {pod.name} listens", process)
     return process
 
@@ -35,7 +36,7 @@ def nginx(pod: Pod, files: dict[str, bytes], port: int = 80, access_log: bool = 
     access = f"{folder}/access.log" if access_log else "off"
     conf.write_text(NGINX.format(folder=folder, port=port, access=access))
     process = pod.start(["nginx", "-e", "stderr", "-c", str(conf), "-p", str(folder)], log=folder / "nginx.log")
-    return _listening(process, pod, port)
+    return listening(process, pod, port)
 
 
 def nginx_folder(pod: Pod) -> Path:
@@ -48,10 +49,10 @@ def nginx_folder(pod: Pod) -> Path:
 def redis(pod: Pod, port: int = 6379) -> Process:
     """A redis server that keeps nothing."""
     argv = ["redis-server", "--port", str(port), "--protected-mode", "no", "--save", "", "--bind", "*", "-::*"]
-    return _listening(pod.start([*argv, "--dir", str(pod.world.directory)]), pod, port)
+    return listening(pod.start([*argv, "--dir", str(pod.world.directory)]), pod, port)
 
 
 def peer(pod: Pod, port: int, mode: str, count: int = 0) -> Process:
     """Our own small server; see tproxy.world.peer."""
     argv = [sys.executable, "-m", "tproxy.world.peer", "listen", "--port", str(port), "--mode", mode]
-    return _listening(pod.start([*argv, "--bytes", str(count)]), pod, port)
+    return listening(pod.start([*argv, "--bytes", str(count)]), pod, port)
