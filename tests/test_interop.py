@@ -56,18 +56,9 @@ def test_an_envoy_of_an_identity_that_no_rule_allows_is_refused(mesh: Mesh, worl
 def test_openssl_with_a_certificate_of_our_authority_is_a_peer(mesh: Mesh) -> None:
     svid = mesh.ca.issue("tool")
     files = ["-cert", f"{svid}/cert.pem", "-cert_chain", f"{svid}/cert.pem", "-key", f"{svid}/key.pem"]
-    argv = [
-        "openssl",
-        "s_client",
-        "-connect",
-        f"{mesh.web.v4}:7",
-        "-CAfile",
-        f"{svid}/ca.pem",
-        "-alpn",
-        "istio",
-        *files,
-    ]
-    done = mesh.outsider.run([*argv, "-verify_return_error"], stdin="hello openssl\n")
+    argv = ["openssl", "s_client", "-connect", f"{mesh.web.v4}:7", "-CAfile", f"{svid}/ca.pem", "-alpn", "istio"]
+    script = f"(echo hello openssl; sleep 1) | {' '.join([*argv, *files])} -verify_return_error"
+    done = mesh.outsider.run(["sh", "-c", script])
     assert "hello openssl" in done.stdout
     assert "ALPN protocol: istio" in done.stdout
     assert "TLSv1.3" in done.stdout

@@ -1,4 +1,4 @@
-"""``tproxy cleanup``: remove what ``tproxy init`` installed. Running it twice, or without rules, is fine."""
+"""``tproxy cleanup``: remove from this network namespace what ``tproxy init`` installed. May be run again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import argparse
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
 
-EXAMPLES = """example:
-  tproxy cleanup                              from now on the pod speaks plaintext again"""
+EXAMPLE = """example:
+  tproxy cleanup
+  nsenter --net=/run/netns/web tproxy cleanup        another namespace
+
+Afterwards traffic is no longer captured: it flows in plaintext."""
 
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "cleanup",
-        help="remove the capture rules",
-        description=__doc__,
-        epilog=EXAMPLES,
+        help="remove the capture rules from this network namespace",
+        description="Remove the capture rules, the ip rules and the routes. Existing captured connections end.",
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
@@ -25,12 +28,16 @@ def register(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rules first, then the routing that only they use."""
-    from tproxy.core.ruleset import ruleset
+    """The rules first, in one transaction; then the routes, which nothing uses any more."""
+    from tproxy.core.ruleset import TABLE, ruleset
     from tproxy.kernel import nft, route
 
     rules = ruleset(config_of(args))
+    there = nft.table_json(TABLE) is not None
     nft.apply(rules.removal())
-    route.remove(rules.routing)
-    print("capture rules removed from this network namespace; connections are not captured any more")
+    removed = route.remove(route.items(rules.routing))
+    if there or removed:
+        print(f"tproxy cleanup: removed table inet {TABLE} and its routes; traffic is no longer captured")
+    else:
+        print("tproxy cleanup: nothing was installed")
     return 0

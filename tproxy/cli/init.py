@@ -1,4 +1,4 @@
-"""``tproxy init``: capture this network namespace's TCP. Twice is fine; if it fails, nothing is installed."""
+"""``tproxy init``: install the capture rules of this network namespace, all of them or none. May be run again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import argparse
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
 
-EXAMPLES = """examples:
+EXAMPLE = """example:
   tproxy init --config sidecar.yaml
-  nsenter --net=/run/netns/web tproxy init    in another namespace
+  nsenter --net=/run/netns/web tproxy init           another namespace
 
-From then on nothing enters or leaves by TCP unless the sidecar runs: the rules refuse what nobody takes."""
+Needs NET_ADMIN, in an init container that runs before the application. A second run replaces the rules in one
+transaction: no connection sees a moment without them. exit codes: 0 installed, 2 bad configuration, 3 NET_ADMIN or a
+kernel feature is missing (then nothing is installed)"""
 
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "init",
-        help="install the capture rules",
-        description=__doc__,
-        epilog=EXAMPLES,
+        help="install the capture rules in this network namespace",
+        description="Install the capture rules: from then on TCP goes through the sidecar, or is refused.",
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
@@ -28,21 +30,26 @@ def register(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Dry run, then the rules (which refuse at once what cannot be delivered yet), then the way to deliver it."""
+    """Dry run; then the routes, which nothing uses yet; then the rules, in one transaction."""
     from tproxy.core.ruleset import TABLE, ruleset
     from tproxy.kernel import nft, route
     from tproxy.kernel.errors import KernelError
 
-    rules = ruleset(config_of(args))
+    config = config_of(args)
+    rules = ruleset(config)
     nft.check(rules.nft())
-    fresh = nft.chains(TABLE) is None
+    done = route.add(route.items(rules.routing))
     try:
         nft.apply(rules.nft())
-        route.add(rules.routing)
     except KernelError:
-        if fresh:  # a second run that fails leaves what the first one installed
-            nft.apply(rules.removal())
-            route.remove(rules.routing)
+        if nft.table_json(TABLE) is None:  # else an older or a concurrent init needs the routes
+            route.remove(done.added)
         raise
-    print(f"capture rules installed in this network namespace: table inet {TABLE}, digest {rules.digest}")
+    for note in done.notes:
+        print(f"tproxy init: {note}")
+    ports = config.ports
+    print(
+        f"tproxy init: captured TCP goes to {ports.egress} (out) and {ports.ingress} (in), and is refused where "
+        f"no sidecar listens; table inet {TABLE}, digest {rules.digest}"
+    )
     return 0

@@ -1,4 +1,4 @@
-"""``tproxy rules``: print exactly what ``tproxy init`` would install."""
+"""``tproxy rules``: print what ``tproxy init`` would install. Touches nothing, needs no capability."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import json
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
 
-EXAMPLES = """examples:
-  tproxy rules                                what the defaults would install
-  tproxy rules --config sidecar.yaml | nft -c -f -
+EXAMPLE = """example:
+  tproxy rules --config sidecar.yaml                 routes as comments, then the nft transaction
+  tproxy rules --config sidecar.yaml | nft -c -f -   does this kernel take them?
   tproxy rules --json | jq '.chains[].name'"""
 
 
@@ -19,19 +19,19 @@ def register(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "rules",
         help="print the capture rules",
-        description=__doc__,
-        epilog=EXAMPLES,
+        description="Print the nft rules, ip rules and routes that tproxy init would install.",
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON, with the reason for each rule")
+    parser.add_argument("--json", action="store_true", help="as one JSON object: chains, rules, ip rules, routes")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print; nothing is touched."""
+    """Print them."""
     from tproxy.core.ruleset import ruleset
 
     rules = ruleset(config_of(args))
-    print(json.dumps(rules.as_dict(), indent=2) if args.json else rules.text(), end="\n" if args.json else "")
+    print(json.dumps(rules.as_dict(), indent=2) if args.json else rules.text().rstrip("\n"))
     return 0

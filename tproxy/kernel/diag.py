@@ -1,119 +1,276 @@
-"""Looking at this kernel and this network namespace: one Finding a question, each with what to do about it."""
+"""Probes for ``tproxy check``: each looks at one thing and returns a Finding; none changes anything, none raises.
+
+>>> kernel_version()  # doctest: +SKIP
+Finding(name='kernel', level=<Level.OK: 'ok'>, found='6.18.44', advice='', missing=False)
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from tproxy.core.config import Config
-from tproxy.core.ruleset import TABLE, RuleSet, ruleset
+from tproxy.core.ruleset import TABLE, Chain, RuleSet, ruleset
 from tproxy.kernel import nft, route
 from tproxy.kernel.errors import KernelError
-from tproxy.kernel.privileges import NET_ADMIN, NET_RAW, effective, probe
+from tproxy.kernel.sock import CAPABILITY_ADVICE, IP_TRANSPARENT, SO_MARK
+
+OLDEST = (5, 10)  # nft: `socket wildcard`; reject in prerouting came with 5.9
+NET_RAW_SUFFICES = (5, 17)  # socket(7): SO_MARK
+CAPABILITIES = {  # linux/capability.h
+    "SETGID": 6,
+    "SETUID": 7,
+    "NET_BIND_SERVICE": 10,
+    "NET_ADMIN": 12,
+    "NET_RAW": 13,
+    "SYS_ADMIN": 21,
+    "BPF": 39,
+}
+INSTALL = "run tproxy init with the same configuration, in this pod's network namespace"
+LISTEN = "0A"  # net/tcp_states.h: TCP_LISTEN, as /proc/net/tcp has it
 
 
 class Level(StrEnum):
-    """How bad it is; ``missing`` is a kernel feature or a capability."""
+    """How bad it is."""
 
     OK = "ok"
     WARN = "warn"
     BAD = "bad"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of ``tproxy check``."""
+    """What one probe found, and what to do. ``missing`` is a capability or kernel feature: no file mends that."""
 
     name: str
     level: Level
     found: str
     advice: str = ""
+    missing: bool = False
 
 
-def findings(config: Config) -> Iterator[Finding]:
-    """Everything that capture needs, in the order in which it fails."""
-    rules = ruleset(config)
-    yield Finding("kernel", Level.OK, f"Linux {os.uname().release}")
-    yield _capabilities()
-    yield _marks()
-    yield _tproxy(rules)
-    installed = _installed(rules)
-    yield installed
-    if installed.level in (Level.OK, Level.BAD):
-        yield _routes(rules)
-    for name, port in (("egress listener", config.ports.egress), ("ingress listener", config.ports.ingress)):
-        yield _listener(name, port)
+def probes(config: Config) -> Iterator[Finding]:
+    """Everything, in the order in which one would mend it."""
+    wanted = ruleset(config)
+    yield capabilities()
+    yield kernel_version()
+    yield transparent_socket()
+    yield marked_socket(config.marks.own)
+    yield conntrack()
+    yield rules_accepted(wanted)
+    yield rules_installed(wanted)
+    yield routes_installed(wanted)
+    yield listener("egress listener", config.ports.egress)
+    yield listener("ingress listener", config.ports.ingress)
+    yield from certificates(config)
 
 
-def _capabilities() -> Finding:
-    have = effective()
-    names = [name for number, name in ((NET_ADMIN, "NET_ADMIN"), (NET_RAW, "NET_RAW")) if number in have]
-    if NET_ADMIN in have:
-        return Finding("capabilities", Level.OK, ", ".join(names))
+def capabilities() -> Finding:
+    """What this process may do; capabilities(7)."""
+    held = _effective()
+    names = [name for name, number in CAPABILITIES.items() if held >> number & 1]
+    found = ", ".join(names) or "none"
+    if "NET_ADMIN" not in names:
+        advice = "tproxy init and this check need NET_ADMIN; the sidecar itself does with NET_RAW, SETUID and SETGID"
+        return Finding("capabilities", Level.BAD, f"{found}; not NET_ADMIN", advice, missing=True)
+    if os.geteuid() == 0 and not {"SETUID", "SETGID"} <= set(names):
+        advice = "grant SETUID and SETGID to the sidecar, or start it as its own user"
+        return Finding("capabilities", Level.WARN, f"{found}; root, but not SETUID and SETGID", advice)
+    return Finding("capabilities", Level.OK, found)
+
+
+def kernel_version() -> Finding:
+    """Whether this Linux is new enough."""
+    release = os.uname().release
+    version = _version(release)
+    if version < OLDEST:
+        return Finding("kernel", Level.BAD, release, "Linux 5.10 or newer is needed", missing=True)
+    if version < NET_RAW_SUFFICES:
+        return Finding("kernel", Level.WARN, release, "before 5.17 the sidecar needs NET_ADMIN for its mark")
+    return Finding("kernel", Level.OK, release)
+
+
+def transparent_socket() -> Finding:
+    """Whether a socket may take connections to foreign addresses; ip(7)."""
+    return _option("transparent socket", "IP_TRANSPARENT", socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+
+
+def marked_socket(mark: int) -> Finding:
+    """Whether a socket may carry the sidecar's mark; socket(7)."""
+    return _option("marked socket", "SO_MARK", socket.SOL_SOCKET, SO_MARK, mark)
+
+
+def conntrack() -> Finding:
+    """Whether the connection table has room: when it is full, new connections are dropped."""
+    try:
+        count, limit = (_number(f"/proc/sys/net/netfilter/nf_conntrack_{name}") for name in ("count", "max"))
+    except OSError:
+        advice = "the rules load it when they are installed; if they are not accepted: modprobe nf_conntrack"
+        return Finding("conntrack", Level.WARN, "not loaded yet", advice)
+    if limit and count > limit * 9 // 10:
+        advice = "raise net.netfilter.nf_conntrack_max on the node"
+        return Finding("conntrack", Level.WARN, f"{count} of {limit} entries in this namespace", advice)
+    return Finding("conntrack", Level.OK, f"{count} of {limit or 'unlimited'} entries")
+
+
+def rules_accepted(wanted: RuleSet) -> Finding:
+    """Whether this kernel takes the real rules: a dry run."""
+    try:
+        nft.check(wanted.nft())
+    except KernelError as error:
+        return _unknown("rules accepted", error)
     return Finding(
-        "capabilities",
-        Level.MISSING,
-        f"NET_ADMIN is missing (have: {', '.join(names) or 'neither NET_ADMIN nor NET_RAW'})",
-        "tproxy init needs NET_ADMIN, tproxy sidecar NET_RAW (NET_ADMIN before Linux 5.17)",
+        "rules accepted", Level.OK, f"{sum(len(chain.rules) for chain in wanted.chains)} rules pass a dry run"
     )
 
 
-def _marks() -> Finding:
+def rules_installed(wanted: RuleSet) -> Finding:
+    """Whether the rules in this namespace are the ones that the configuration wants."""
     try:
-        probe()
+        table = nft.table_json(TABLE)
     except KernelError as error:
-        return Finding("transparent sockets", Level.MISSING, str(error.said), error.advice)
-    return Finding("transparent sockets", Level.OK, "IP_TRANSPARENT and SO_MARK are allowed")
+        return _unknown("rules installed", error)
+    if table is None:
+        found = f"there is no table inet {TABLE}: nothing here is captured, traffic is in plaintext"
+        return Finding("rules installed", Level.BAD, found, INSTALL)
+    if faults := differences(wanted, table):
+        return Finding("rules installed", Level.BAD, "; ".join(faults), INSTALL)
+    return Finding("rules installed", Level.OK, f"table inet {TABLE}, digest {wanted.digest}")
 
 
-def _tproxy(rules: RuleSet) -> Finding:
+def routes_installed(wanted: RuleSet) -> Finding:
+    """Whether marked packets are delivered here."""
     try:
-        nft.check(rules.nft())
+        absent = route.missing(route.items(wanted.routing))
     except KernelError as error:
-        return Finding("nft tproxy", Level.MISSING, str(error.said), error.advice)
-    return Finding("nft tproxy", Level.OK, "this kernel takes the whole rule set (dry run)")
+        return _unknown("routes installed", error)
+    if absent:
+        found = "missing: " + "; ".join(str(item) for item in absent)
+        return Finding("routes installed", Level.BAD, found, INSTALL)
+    note = f"; {route.NO_IPV6}" if route.ipv6_is_off() else ""
+    return Finding("routes installed", Level.OK, f"fwmark goes to table {wanted.routing.table}{note}")
 
 
-def _installed(rules: RuleSet) -> Finding:
+def listener(name: str, port: int) -> Finding:
+    """Whether something listens on a port of the sidecar, in this namespace."""
+    uids = [uid for table in ("tcp", "tcp6") for listening, uid in _listening(table) if listening == port]
+    if not uids:
+        found = f"nothing listens on {port}: what is captured is refused"
+        return Finding(name, Level.WARN, found, "start tproxy sidecar in this pod")
+    return Finding(name, Level.OK, f"port {port}, uid {uids[0]}")
+
+
+def certificates(config: Config) -> Iterator[Finding]:
+    """Whether the files of the identity can be read, by us and by the sidecar's user."""
+    if config.identity is None:
+        advice = "set identity.cert, identity.key and identity.ca"
+        yield Finding("certificates", Level.WARN, "the configuration names none", advice)
+        return
+    kinds = {"cert": b"CERTIFICATE-----", "key": b"PRIVATE KEY-----", "ca": b"CERTIFICATE-----"}
+    for field, kind in kinds.items():
+        yield _pem(f"identity.{field}", getattr(config.identity, field), kind, config)
+
+
+def differences(wanted: RuleSet, table: dict[str, Any]) -> list[str]:
+    """What in libnftables' listing of our table is not as wanted; empty if everything is.
+
+    The digest says which configuration was installed; hooks and the number of rules, whether somebody added or removed
+    some since. The expressions themselves come back in another form than they were given, and are not compared.
+    """
+    entries, seal = table["nftables"], f"digest_{wanted.digest}"
+    chains = {entry["chain"]["name"]: entry["chain"] for entry in entries if "chain" in entry}
+    if seal not in chains:
+        others = ", ".join(name.removeprefix("digest_") for name in chains if name.startswith("digest_"))
+        return [f"installed from another configuration: digest {others or 'none'}, not {wanted.digest}"]
+    count = Counter(entry["rule"]["chain"] for entry in entries if "rule" in entry)
+    faults = []
+    for chain in wanted.chains:
+        found = chains.get(chain.name)
+        if found is None or not _same_hook(chain, found):
+            faults.append(f"chain {chain.name} is {'missing' if found is None else 'hooked elsewhere'}")
+        elif count[chain.name] != len(chain.rules):
+            faults.append(f"chain {chain.name} has {count[chain.name]} rules, not {len(chain.rules)}: changed since")
+    known = {seal, *(chain.name for chain in wanted.chains)}
+    return faults + [f"chain {name} is not ours" for name in chains if name not in known]
+
+
+def _same_hook(chain: Chain, found: dict[str, Any]) -> bool:
+    """The listing has type, hook and policy as words of our text; a chain without a hook has none of them."""
+    words = chain.hook.replace(";", "").split()
+    return all(found.get(key) is None if not words else found.get(key) in words for key in ("type", "hook", "policy"))
+
+
+def _unknown(name: str, error: KernelError) -> Finding:
+    return Finding(name, Level.BAD, f"{error.doing}: {error.said}", error.advice, missing=True)
+
+
+def _option(name: str, option: str, level: int, number: int, value: int) -> Finding:
     try:
-        there = nft.chains(TABLE)
-    except KernelError as error:
-        return Finding("capture rules", Level.MISSING, str(error.said), error.advice)
-    if there is None:
-        return Finding("capture rules", Level.WARN, "not installed in this network namespace", "run tproxy init")
-    if f"digest_{rules.digest}" in there:
-        return Finding("capture rules", Level.OK, f"installed, digest {rules.digest}")
-    advice = "run tproxy init with this configuration"
-    return Finding("capture rules", Level.BAD, "installed, but not the ones this configuration makes", advice)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(level, number, value)
+    except OSError as error:
+        return Finding(name, Level.BAD, f"{option}: {error.strerror}", CAPABILITY_ADVICE, missing=True)
+    return Finding(name, Level.OK, f"{option} is allowed")
 
 
-def _routes(rules: RuleSet) -> Finding:
+def _effective() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+
+
+def _version(release: str) -> tuple[int, int]:
+    major, _, rest = release.partition(".")
+    minor = rest.partition(".")[0].partition("-")[0]
+    return int(major), int(minor or 0)
+
+
+def _number(path: str) -> int:
+    return int(Path(path).read_text(encoding="ascii"))
+
+
+def _listening(table: str) -> Iterator[tuple[int, int]]:
+    """Port and uid of each listening socket in /proc/net/tcp or tcp6; proc(5)."""
     try:
-        missing = route.present(rules.routing)
-    except KernelError as error:
-        return Finding("ip rules and routes", Level.MISSING, str(error.said), error.advice)
-    if missing:
-        return Finding("ip rules and routes", Level.BAD, "missing: " + "; ".join(missing), "run tproxy init")
-    return Finding("ip rules and routes", Level.OK, f"table {rules.routing.table}, IPv4 and IPv6")
+        rows = Path(f"/proc/thread-self/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return
+    for row in rows:
+        _, local, _, state, *rest = row.split()
+        if state == LISTEN:
+            yield int(local.rpartition(":")[2], 16), int(rest[3])
 
 
-def _listener(name: str, port: int) -> Finding:
-    if port in _listening():
-        return Finding(name, Level.OK, f"port {port} is listening")
-    return Finding(name, Level.WARN, f"nothing listens on port {port}: connections are refused", "start tproxy sidecar")
+def _pem(name: str, path: str, kind: bytes, config: Config) -> Finding:
+    try:
+        with Path(path).open("rb") as file:
+            content, status = file.read(1 << 20), os.fstat(file.fileno())
+    except OSError as error:
+        return Finding(name, Level.BAD, f"{path}: {error.strerror}", "mount the file, or correct the path")
+    if kind not in content:
+        word = kind.decode().strip("-").lower()
+        return Finding(name, Level.BAD, f"{path}: holds no {word} in PEM", "give the path of a PEM file")
+    if not _may_read(status, config):
+        advice = f"chown it to {config.uid}:{config.gid}, or set fsGroup: {config.gid}"
+        return Finding(name, Level.WARN, f"{path}: uid {config.uid} may not read it", advice)
+    if name == "identity.key" and status.st_mode & stat.S_IROTH:
+        return Finding(name, Level.WARN, f"{path}: everybody may read the key", f"chmod 0640 {path}")
+    return Finding(name, Level.OK, path)
 
 
-def _listening() -> set[int]:
-    """TCP ports in state LISTEN (0A) in this namespace, from proc(5)."""
-    ports = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if Path(table).exists():
-            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A":
-                    ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
+def _may_read(status: os.stat_result, config: Config) -> bool:
+    """By the mode bits alone, for the user that the sidecar becomes."""
+    if status.st_uid == config.uid:
+        return bool(status.st_mode & stat.S_IRUSR)
+    if status.st_gid == config.gid:
+        return bool(status.st_mode & stat.S_IRGRP)
+    return bool(status.st_mode & stat.S_IROTH)
+
+
+__all__ = ["Finding", "Level", "differences", "probes"]

@@ -1,88 +1,120 @@
-"""nftables through libnftables.so.1, the library behind nft(8): atomic transactions, dry runs, reading back."""
+"""nftables through libnftables.so.1, the same calls as the distribution's Python module (libnftables(3)).
+
+A text is one transaction: all of it holds, or nothing. Each call opens its own context, in the caller's namespace.
+
+>>> apply(rules.nft())  # doctest: +SKIP
+>>> table_json("tproxy_capture")["nftables"]  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
+from functools import cache
 from typing import Any
 
 from tproxy.kernel.errors import KernelError
 
-_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
-_NO_LIBRARY = "install it: apt-get install libnftables1"
-_ADVICE = {
-    "Operation not permitted": "NET_ADMIN is missing: grant it to the init container",
-    "No such file or directory": "a kernel module is missing: nft_tproxy, nft_socket, nft_fib_inet or nft_reject_inet",
-}
-
-
-class _Library:
-    """libnftables, loaded once; one context a call."""
-
-    def __init__(self) -> None:
-        try:
-            library = ctypes.CDLL("libnftables.so.1")
-        except OSError as error:
-            raise KernelError("loading libnftables.so.1", error, _NO_LIBRARY) from error
-        library.nft_ctx_new.restype = ctypes.c_void_p
-        library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-        for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
-            getattr(library, name).restype = ctypes.c_char_p
-            getattr(library, name).argtypes = [ctypes.c_void_p]
-        for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
-            getattr(library, name).argtypes = [ctypes.c_void_p]
-        library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        library.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-        library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        self.calls = library
-
-    def run(self, text: str, dry: bool = False, flags: int = 0) -> tuple[int, str, str]:
-        """Return code, output and errors of one transaction."""
-        calls = self.calls
-        context = calls.nft_ctx_new(0)
-        if not context:
-            raise KernelError("opening nftables", "libnftables gave no context", "is the kernel built with nf_tables?")
-        try:
-            calls.nft_ctx_buffer_output(context)
-            calls.nft_ctx_buffer_error(context)
-            calls.nft_ctx_set_dry_run(context, dry)
-            calls.nft_ctx_output_set_flags(context, flags)
-            code = calls.nft_run_cmd_from_buffer(context, text.encode())
-            output = calls.nft_ctx_get_output_buffer(context) or b""
-            errors = calls.nft_ctx_get_error_buffer(context) or b""
-            return code, output.decode(errors="replace"), errors.decode(errors="replace")
-        finally:
-            calls.nft_ctx_free(context)
+LIBRARY = "libnftables.so.1"
+JSON = 1 << 4  # nftables/libnftables.h: NFT_CTX_OUTPUT_JSON
+ADVICE = (
+    (
+        "Operation not permitted",
+        "NET_ADMIN is missing: grant it to the init container (securityContext.capabilities.add)",
+    ),
+    (
+        "cache initialization failed",
+        "is nf_tables in this kernel? `modprobe nf_tables` on the node",
+    ),
+    (
+        "No such file or directory",
+        "the kernel lacks an expression: `modprobe -a nft_tproxy nft_socket nft_fib_inet nft_reject_inet` on the node",
+    ),
+    (
+        "Operation not supported",
+        "the kernel is older than 5.10, which can refuse in prerouting and tells wildcard listeners apart",
+    ),
+    ("Device or resource busy", "another program changes this table; run it again"),
+    ("syntax error", "libnftables is too old: 1.0.2 or newer is needed"),
+)
 
 
 def check(text: str) -> None:
-    """Ask the kernel whether it would take this transaction, and change nothing."""
-    _run("checking the nft rules", text, dry=True)
+    """Let the kernel judge a transaction without making it: what passes here fails later only by a race."""
+    _run(text, "checking the rules", dry_run=True)
 
 
 def apply(text: str) -> None:
-    """All of it or nothing."""
-    _run("installing the nft rules", text, dry=False)
+    """Make a transaction."""
+    _run(text, "installing the rules")
 
 
-def chains(table: str) -> frozenset[str] | None:
-    """The names of a table's chains, or None if there is no such table."""
-    code, output, errors = _Library().run(f"list table inet {table}", flags=_JSON)
-    if code:
-        if "No such file" in errors:
-            return None
-        raise _error("reading the nft rules", errors)
-    document: dict[str, Any] = json.loads(output)
-    return frozenset(entry["chain"]["name"] for entry in document["nftables"] if "chain" in entry)
+def table_json(name: str) -> dict[str, Any] | None:
+    """``table inet NAME`` as it stands in the kernel, in the form of libnftables-json(5); None if there is none."""
+    doing = f"reading table inet {name}"
+    tables = _json(_run("list tables inet", doing, flags=JSON), doing)
+    if not any(entry.get("table", {}).get("name") == name for entry in tables["nftables"]):
+        return None
+    return _json(_run(f"list table inet {name}", doing, flags=JSON), doing)
 
 
-def _run(doing: str, text: str, dry: bool) -> None:
-    code, _, errors = _Library().run(text, dry)
-    if code:
-        raise _error(doing, errors)
+def _json(text: str, doing: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text or '{"nftables": []}')
+    except ValueError as error:
+        advice = "install the distribution's build, or look yourself: nft list ruleset"
+        raise KernelError(doing, "this libnftables was built without JSON", advice) from error
+    return found
 
 
-def _error(doing: str, errors: str) -> KernelError:
-    said = " ".join(errors.split()) or "libnftables said no without a reason"
-    advice = next((advice for text, advice in _ADVICE.items() if text in errors), "")
-    return KernelError(doing, said[:300], advice)
+def _run(text: str, doing: str, *, dry_run: bool = False, flags: int = 0) -> str:
+    library = _library()
+    context = library.nft_ctx_new(0)
+    if not context:
+        raise KernelError(doing, "libnftables gives no context", "is there memory left?")
+    try:
+        library.nft_ctx_buffer_output(context)
+        library.nft_ctx_buffer_error(context)
+        library.nft_ctx_set_dry_run(context, dry_run)
+        library.nft_ctx_output_set_flags(context, flags)
+        failed = library.nft_run_cmd_from_buffer(context, text.encode())
+        said: bytes = library.nft_ctx_get_error_buffer(context)
+        output: bytes = library.nft_ctx_get_output_buffer(context)
+    finally:
+        library.nft_ctx_free(context)
+    if failed:
+        raise _error(doing, said.decode(errors="replace"))
+    return output.decode(errors="replace")
+
+
+def _error(doing: str, said: str) -> KernelError:
+    """The first fault of what libnftables says, and what to do about it; the place in the text is of use to nobody."""
+    first = said.strip().splitlines()[0] if said.strip() else "libnftables gives no reason"
+    advice = next((advice for words, advice in ADVICE if words in said), "")
+    return KernelError(doing, first.partition("Error: ")[2] or first, advice)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise KernelError(f"loading {LIBRARY}", error, "apt-get install libnftables1") from error
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("nft_ctx_new", pointer, [ctypes.c_uint32]),
+        ("nft_ctx_free", None, [pointer]),
+        ("nft_ctx_buffer_output", ctypes.c_int, [pointer]),
+        ("nft_ctx_buffer_error", ctypes.c_int, [pointer]),
+        ("nft_ctx_set_dry_run", None, [pointer, ctypes.c_bool]),
+        ("nft_ctx_output_set_flags", None, [pointer, ctypes.c_uint]),
+        ("nft_run_cmd_from_buffer", ctypes.c_int, [pointer, text]),
+        ("nft_ctx_get_error_buffer", text, [pointer]),
+        ("nft_ctx_get_output_buffer", text, [pointer]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+__all__ = ["apply", "check", "table_json"]
