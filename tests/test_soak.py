@@ -1,4 +1,4 @@
-"""Many short connections through both sidecars: none fails, no byte is lost, nothing grows. TPROXY_SOAK sets how many."""
+"""Many short connections through both sidecars: none fails, no byte is lost, nothing grows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import Mesh
 from tproxy.world.pods import wait_for
 from tproxy.world.sidecars import Sidecar
 
-COUNT = int(os.environ.get("TPROXY_SOAK", "3000"))
+COUNT = int(os.environ.get("TPROXY_SOAK", "3000"))  # make soak says 100000
 CALLER = """
 import asyncio, hashlib, json, sys
 host, count = sys.argv[1], int(sys.argv[2])

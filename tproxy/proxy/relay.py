@@ -137,6 +137,11 @@ class _Relay:
                 self.loop.remove_reader(leg.sock)
                 self.loop.remove_writer(leg.sock)
 
+    def forget(self) -> None:
+        """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
+        for pump in (self.forth, self.back):
+            del pump.relay
+
 
 async def relay(down: Leg, up: Leg, buffers: Buffers) -> Moved:
     """Carry bytes both ways until both ended or one side broke; then both sockets are closed, with RST if it broke.
@@ -155,6 +160,7 @@ async def relay(down: Leg, up: Leg, buffers: Buffers) -> Moved:
         return moved
     finally:
         state.detach()
+        state.forget()
         for leg in (down, up):
             if leg.sock.fileno() >= 0:
                 abort(leg.sock)
