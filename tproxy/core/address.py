@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ from typing import Any
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+_ENDPOINT = re.compile(r"(\[(?P<v6>[^][]*:[^][]*)\]|(?P<v4>[^][:]+)):(?P<port>[0-9]{1,5})")
 
 EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
@@ -27,10 +30,13 @@ def parse_address(text: str) -> Address:
 
 def parse_network(text: str) -> Network:
     """A CIDR or a single address; host bits must be zero, because a typo there silently widens a rule."""
-    return ip_network(text, strict=True)
+    network = ip_network(text, strict=True)
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and (v4 := network.network_address.ipv4_mapped):
+        return IPv4Network((v4, network.prefixlen - 96))  # as the addresses in it will be
+    return network
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One end of a TCP connection: an address and a port (0-65535)."""
 
@@ -40,12 +46,10 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """From ``10.0.0.7:80`` or ``[fd00::7]:80``; ValueError says what is wrong."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"{text!r} is not address:port")
-        if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
-            raise ValueError(f"{text!r}: an IPv6 address stands in brackets, [fd00::7]:80")
-        return cls(parse_address(host.strip("[]")), int(port))
+        found = _ENDPOINT.fullmatch(text)
+        if not found or int(found["port"]) > 65535:
+            raise ValueError(f"{text!r} is not address:port; an IPv6 address stands in brackets, [fd00::7]:80")
+        return cls(parse_address(found["v6"] or found["v4"]), int(found["port"]))
 
     @classmethod
     def of_socket(cls, name: tuple[Any, ...]) -> Endpoint:

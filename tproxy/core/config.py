@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from tproxy.core.address import Address, Network, contains, parse_network
 from tproxy.core.capture import Capture
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.core.identity import IdPattern, parse_trust_domain
+from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.policy import Policy, Rule
 
+T = TypeVar("T")
+_DIGITS = re.compile("[0-9]{1,10}")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193: where pods live
 
 
@@ -155,23 +158,24 @@ class Config:
 
 def parse_port(value: Any) -> int:
     """A TCP port, 1-65535, as a number or its text."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
-        raise ValueError("expected a port, 1 to 65535")
-    return number
+    return _whole(value, "a port", 1, 65535)
 
 
 def _parse_uid(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 2**32 - 2:
-        raise ValueError("expected a user id, 0 to 4294967294")
+    return _whole(value, "a user id", 0, 2**32 - 2)
+
+
+def _whole(value: Any, what: str, low: int, high: int) -> int:
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+        raise ValueError(f"expected {what}, {low} to {high}")
     return number
 
 
-def _text_of(parse: Any) -> Any:
+def _text_of(parse: Callable[[str], T]) -> Callable[[Any], T]:
     """A parser of text that refuses other types first, with a sentence."""
 
-    def checked(value: Any) -> Any:
+    def checked(value: Any) -> T:
         if not isinstance(value, str):
             raise ValueError("expected text")
         return parse(value)
@@ -192,12 +196,14 @@ def _ports(fields: Fields) -> Ports:
 
 
 def _port_modes(fields: Fields) -> dict[int, Mode]:
-    modes = {}
+    modes: dict[int, Mode] = {}
     for key in fields.data:
         try:
             port = parse_port(key)
         except ValueError as error:
             raise fields.error(key, str(error)) from error
+        if port in modes:
+            raise fields.error(key, f"port {port} stands here twice")
         modes[port] = Mode(fields.choice(key, Mode.STRICT, list(Mode)))
     return modes
 
@@ -207,11 +213,17 @@ def _rule(fields: Fields, index: int, domain: str) -> Rule:
         name=fields.text("name", f"rule-{index + 1}"),
         ports=frozenset(fields.items("ports", parse_port)),
         ids=fields.items("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
-        namespaces=frozenset(fields.items("namespaces", _text_of(str))),
+        namespaces=frozenset(fields.items("namespaces", _text_of(_namespace))),
         sources=fields.items("sources", _text_of(parse_network)),
     )
     fields.finish()
     return rule
+
+
+def _namespace(text: str) -> str:
+    if not is_segment(text):
+        raise ValueError("expected a namespace: letters, digits, '.', '-', '_' only")
+    return text
 
 
 def _mesh(top: Fields, domain: str) -> tuple[MeshRule, ...]:
@@ -246,27 +258,27 @@ def _files(fields: Fields) -> Files:
 
 
 def _capture(fields: Fields) -> Capture:
-    def networks(key: str, default: tuple[str, ...] = ()) -> tuple[Network, ...] | None:
-        value = fields.raw(key, list(default))
-        return None if value in ("*", ["*"]) else fields.items(key, _text_of(parse_network), default)
-
-    def ports(key: str, default: tuple[int, ...] = ()) -> frozenset[int] | None:
-        value = fields.raw(key, list(default))
-        return None if value in ("*", ["*"]) else frozenset(fields.items(key, parse_port, default))
-
+    network = _text_of(parse_network)
+    include_outbound_ports = _included(fields, "includeOutboundPorts", parse_port)
+    include_inbound_ports = _included(fields, "includeInboundPorts", parse_port)
     capture = Capture(
-        include_outbound_networks=networks("includeOutboundIPRanges", ("*",)),
-        exclude_outbound_networks=networks("excludeOutboundIPRanges") or (),
-        include_outbound_ports=ports("includeOutboundPorts", ("*",)),  # type: ignore[arg-type]
-        exclude_outbound_ports=ports("excludeOutboundPorts") or frozenset(),
+        include_outbound_networks=_included(fields, "includeOutboundIPRanges", network),
+        exclude_outbound_networks=fields.items("excludeOutboundIPRanges", network),
+        include_outbound_ports=None if include_outbound_ports is None else frozenset(include_outbound_ports),
+        exclude_outbound_ports=frozenset(fields.items("excludeOutboundPorts", parse_port)),
         exclude_outbound_uids=frozenset(fields.items("excludeOutboundUIDs", _parse_uid)),
-        include_inbound_ports=ports("includeInboundPorts", ("*",)),  # type: ignore[arg-type]
-        exclude_inbound_ports=ports("excludeInboundPorts") or frozenset(),
-        include_inbound_networks=networks("includeInboundIPRanges", ("*",)),
-        exclude_inbound_networks=networks("excludeInboundIPRanges") or (),
+        include_inbound_ports=None if include_inbound_ports is None else frozenset(include_inbound_ports),
+        exclude_inbound_ports=frozenset(fields.items("excludeInboundPorts", parse_port)),
+        include_inbound_networks=_included(fields, "includeInboundIPRanges", network),
+        exclude_inbound_networks=fields.items("excludeInboundIPRanges", network),
     )
     fields.finish()
     return capture
+
+
+def _included(fields: Fields, key: str, parse: Callable[[Any], T]) -> tuple[T, ...] | None:
+    """``*``, like no word at all, means everything (None); an empty list means nothing."""
+    return None if fields.raw(key, "*") in ("*", ["*"]) else fields.items(key, parse)
 
 
 _SECONDS = ("peek", "silence", "handshake", "connect", "drain")

@@ -1,8 +1,11 @@
 """Reading a configuration's mapping field by field: every fault names the file, field, value and the nearest valid one.
 
->>> Fields({"modee": "strict"}, "sidecar.yaml").finish()
+>>> inbound = Fields({"modee": "strict"}, "sidecar.yaml")
+>>> inbound.choice("mode", "strict", ["strict", "permissive"])
+'strict'
+>>> inbound.finish()
 Traceback (most recent call last):
-tproxy.core.fields.ConfigError: sidecar.yaml: modee: unknown field
+tproxy.core.fields.ConfigError: sidecar.yaml: modee: unknown field; did you mean 'mode'?
 """
 
 from __future__ import annotations
@@ -12,24 +15,30 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_SECRET = "PRIVATE KEY"  # RFC 7468: in the first line of every kind of PEM key
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: where, which field, which value, why, and the nearest valid one."""
 
     def __init__(self, where: str, field: str, why: str, value: object = None, valid: Iterable[str] = ()) -> None:
-        word = field.rpartition(".")[2] if value is None else str(value)
-        near = difflib.get_close_matches(word, list(valid), 1, 0.4)
-        parts = [where, field, why if value is None else f"{_shown(value)}: {why}"]
-        super().__init__(": ".join(part for part in parts if part) + (f"; did you mean {near[0]!r}?" if near else ""))
+        if _SECRET in str(value):  # pasted into the wrong field: neither it nor what a parser said of it is repeated
+            value, why, valid = None, "a private key does not belong here", ()
+        shown = "" if value is None else _short(repr(value), 80)
+        parts = (where, field, shown, _short(why, 400))
+        word = str(value) if shown else field.rpartition(".")[2]
+        super().__init__(": ".join(part for part in parts if part) + _nearest(word, valid))
 
 
-def _shown(value: object) -> str:
-    """The value as the reader wrote it, shortened; a key pasted into the wrong field is not repeated."""
-    text = repr(value)
-    if "PRIVATE KEY" in text:
-        return "(a private key)"
-    return text if len(text) <= 80 else text[:77] + "..."
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _nearest(word: str, valid: Iterable[str]) -> str:
+    """What was meant, perhaps; case does not matter, as Istio writes STRICT where we write strict."""
+    names = {name.lower(): name for name in sorted(valid)}
+    near = difflib.get_close_matches(word.lower(), names, 1, 0.4)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 class Fields:
@@ -44,8 +53,10 @@ class Fields:
         self.where, self.path, self.known = where, path, set[str]()
 
     def name(self, key: object) -> str:
-        """The full name of a field, as in ``inbound.rules[0].ports``."""
-        return f"{self.path}.{key}" if self.path else str(key)
+        """The full name of a field, as in ``inbound.rules[0].ports``, printable whatever stands in the file."""
+        text = str(key) if str(key).isprintable() else repr(key)
+        text = "(a private key)" if _SECRET in text else _short(text, 80)
+        return f"{self.path}.{text}" if self.path else text
 
     def error(self, key: object, why: str, value: object = None, valid: Iterable[str] = ()) -> ConfigError:
         """An error about one of our fields."""
@@ -58,17 +69,17 @@ class Fields:
         return default if value is None else value
 
     def text(self, key: str, default: str = "") -> str:
-        """A string."""
+        """One line of text: a name or a path, and never a pasted key."""
         value = self.raw(key, default)
-        if not isinstance(value, str):
-            raise self.error(key, "expected text", value)
+        if not isinstance(value, str) or not value.isprintable() or _SECRET in value:
+            raise self.error(key, "expected one line of text", value)
         return value
 
     def number(self, key: str, default: float, low: float, high: float) -> float:
         """A number within bounds, both included."""
         value = self.raw(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise self.error(key, f"expected a number from {low:g} to {high:g}", value)
+            raise self.error(key, f"expected a number from {low} to {high}", value)
         return value
 
     def integer(self, key: str, default: int, low: int, high: int) -> int:
@@ -87,7 +98,7 @@ class Fields:
 
     def choice(self, key: str, default: str, valid: Iterable[str]) -> str:
         """One of a few words."""
-        value, words = self.raw(key, default), list(valid)
+        value, words = self.raw(key, default), [str(word) for word in valid]
         if value not in words:
             raise self.error(key, f"expected one of {', '.join(words)}", value, words)
         return str(value)
@@ -106,10 +117,8 @@ class Fields:
     def _item(self, key: str, parse: Callable[[Any], T], item: Any) -> T:
         try:
             return parse(item)
-        except ConfigError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise self.error(key, str(error), item) from error
+        except ValueError as error:
+            raise self.error(key, str(error), item) from None  # its cause may repeat a pasted key
 
     def parsed(self, key: str, parse: Callable[[Any], T], default: Any) -> T:
         """One value through ``parse``, whose ValueError becomes ours."""
@@ -124,6 +133,8 @@ class Fields:
         value = self.raw(key, [])
         if not isinstance(value, list):
             raise self.error(key, "expected a list", value)
+        if None in value:  # a stray dash; as an empty mapping it would be a rule that allows everyone
+            raise self.error(f"{key}[{value.index(None)}]", "is empty; expected a mapping (key: value)")
         return [Fields(item, self.where, f"{self.name(key)}[{index}]") for index, item in enumerate(value)]
 
     def finish(self) -> None:

@@ -22,9 +22,14 @@ _MAX_ID = 2048
 
 def parse_trust_domain(text: str) -> str:
     """The trust domain's name, which is lower case letters, digits, dots, dashes and underscores."""
-    if not _DOMAIN.fullmatch(text):
+    if not _DOMAIN.fullmatch(text) or text in (".", ".."):
         raise ValueError(f"{text!r} is not a trust domain: lower case letters, digits, '.', '-', '_' only")
     return text
+
+
+def is_segment(text: str) -> bool:
+    """Whether this may stand between the slashes of an id: a namespace, a service account."""
+    return text not in (".", "..") and _SEGMENT.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +51,7 @@ class SpiffeId:
         if not path:
             raise ValueError(f"{text!r} names a trust domain, not a workload: the path is missing")
         for segment in path:
-            if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
+            if not is_segment(segment):
                 raise ValueError(f"{text!r}: {segment!r} is not a path segment")
         return cls(domain, tuple(path))
 
@@ -75,8 +80,9 @@ class IdPattern:
     def parse(cls, text: str, own_domain: str) -> IdPattern:
         """A whole id, or a path such as ``ns/shop/sa/web`` or ``ns/*/sa/web`` in our own trust domain."""
         whole = text if text.startswith("spiffe://") else f"spiffe://{own_domain}/{text}"
-        probe = SpiffeId.parse("/".join("any" if part == "*" else part for part in whole.split("/")))
-        return cls(probe.trust_domain, tuple(whole.split("/")[3:]))
+        domain, *path = whole.removeprefix("spiffe://").split("/")
+        SpiffeId.parse("/".join((f"spiffe://{domain}", *("any" if part == "*" else part for part in path))))
+        return cls(domain, tuple(path))
 
     def matches(self, peer: SpiffeId) -> bool:
         """Compare segment by segment; lengths must be equal."""

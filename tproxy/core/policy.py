@@ -1,6 +1,7 @@
 """Who may speak to whom. As Istio's AuthorizationPolicy: once a rule selects a port, what no rule allows is refused.
 
->>> Policy(()).check(8080, None, IPv4Address("10.0.0.7"))
+>>> from tproxy.core.address import parse_address
+>>> Policy(()).check(8080, None, parse_address("10.0.0.7"))
 Allow(rule='default: no rule selects port 8080')
 """
 

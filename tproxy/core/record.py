@@ -29,6 +29,9 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+_NEVER_BEGAN = (Outcome.REFUSED, Outcome.FAILED)
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFacts:
     """What the handshake agreed on."""
@@ -77,7 +80,7 @@ class Record:
             "self": self.own,
             "peer_serial": self.peer_serial,
             "self_serial": self.own_serial,
-            "tls": self.tls.version if self.tls else "plaintext" if self.outcome is not Outcome.REFUSED else "",
+            "tls": self.tls.version if self.tls else "" if self.outcome in _NEVER_BEGAN else "plaintext",
             "cipher": self.tls.cipher if self.tls else "",
             "group": self.tls.group if self.tls else "",
         }
@@ -93,9 +96,14 @@ class Record:
 
     def json(self) -> str:
         """One line of JSON."""
-        return json.dumps(self.pairs())
+        return _escaped(self.pairs())
 
 
 def _quoted(value: str | float) -> str:
     text = str(value)
-    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else _escaped(text)
+
+
+def _escaped(value: object) -> str:
+    """JSON in printable ASCII only; DEL is the one control character that json leaves as it is."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
