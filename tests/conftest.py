@@ -14,6 +14,14 @@ from tproxy.world.sidecars import Authority, Sidecar
 
 DOMAIN = "test.local"
 PAGE = b"the page of web\n"
+LIMITS = {"peek": 1.0, "handshake": 1.0, "silence": 0.2, "connect": 2.0, "drain": 3.0}
+SERVER = {
+    "inbound": {
+        "ports": {8081: "permissive", 2525: "permissive", 8082: "disable"},
+        "rules": [{"name": "only-client", "ports": [80], "ids": ["ns/demo/sa/client"]}],
+    },
+    "limits": LIMITS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +55,6 @@ def mesh(world: World) -> Mesh:
     apps.nginx(web, {"index.html": PAGE})
     for port, mode in ((7, "echo"), (8081, "echo"), (8082, "echo"), (2525, "banner"), (9, "sink")):
         apps.peer(web, port, mode)
-    inbound = {
-        "ports": {8081: "permissive", 2525: "permissive", 8082: "disable"},
-        "rules": [{"name": "only-client", "ports": [80], "ids": ["ns/demo/sa/client"]}],
-    }
-    limits = {"peek": 1.0, "handshake": 1.0, "silence": 0.2, "connect": 2.0, "drain": 3.0}
-    server = Sidecar(web, ca.issue("web"), DOMAIN, inbound=inbound, limits=limits).up()
-    caller = Sidecar(client, ca.issue("client"), DOMAIN, limits=limits).up()
+    server = Sidecar(web, ca.issue("web"), DOMAIN, **SERVER).up()
+    caller = Sidecar(client, ca.issue("client"), DOMAIN, limits=LIMITS).up()
     return Mesh(ca, web, client, outsider, server, caller)

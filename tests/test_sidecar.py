@@ -17,7 +17,7 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.certs import twisted, usage
-from tests.conftest import DOMAIN, PAGE, Mesh
+from tests.conftest import DOMAIN, LIMITS, PAGE, SERVER, Mesh
 from tproxy.world.pods import Pod, wait_for
 from tproxy.world.sidecars import Record, Sidecar
 
@@ -149,13 +149,8 @@ def test_a_hello_that_drips_is_refused_after_the_deadline(mesh: Mesh) -> None:
 
 def test_a_handshake_that_stalls_is_refused_after_the_deadline(mesh: Mesh) -> None:
     before = len(mesh.server.records())
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with pytest.raises(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing).do_handshake()
     with connect(mesh.outsider, mesh.web.v4, 7) as sock:
-        sock.sendall(outgoing.read())
+        sock.sendall(client_hello())
         with pytest.raises(ConnectionResetError):
             while sock.recv(65536):
                 pass
@@ -223,6 +218,45 @@ def test_an_identity_that_no_rule_allows_is_refused_and_the_rule_is_named(mesh: 
     assert PAGE.decode() not in done.stdout
     record = refusal(mesh, before)
     assert (record["reason"], record.get("rule")) == ("policy", "only-client"), record
+
+
+def test_the_caller_learns_that_its_peer_turned_it_away(mesh: Mesh) -> None:
+    before = len(mesh.caller.records())
+    mesh.server.write(inbound={"rules": [{"name": "nobody", "ids": ["ns/demo/sa/nobody"]}]})
+    wait_for(lambda: '"nobody"' in mesh.server.page(15000, "/config_dump"), 5, "the new rule is in force")
+    assert exchange(connect(mesh.client, mesh.web.v4, 7), b"let me in") == b""
+    record = mesh.caller.wait_record(lambda r: r["destination"].endswith(":7"), after=before)
+    assert (record["outcome"], record["reason"]) == ("reset", "refused_by_peer")
+    assert record["self"].endswith("/sa/client")
+    mesh.server.write(**SERVER)
+    wait_for(lambda: '"nobody"' not in mesh.server.page(15000, "/config_dump"), 5, "the old rules are in force")
+
+
+def test_half_open_handshakes_have_a_cap(mesh: Mesh) -> None:
+    mesh.server.write(**{**SERVER, "limits": {**LIMITS, "handshakes": 2}})
+    wait_for(lambda: '"handshakes": 2' in mesh.server.page(15000, "/config_dump"), 5, "the cap is in force")
+    before = len(mesh.server.records())
+    held = [connect(mesh.outsider, mesh.web.v4, 7) for _ in range(3)]
+    for sock in held:
+        sock.sendall(client_hello())
+    record = refusal(mesh, before)
+    assert record["reason"] == "handshake_limit"
+    for sock in held:
+        sock.close()
+    wait_for(lambda: mesh.server.metrics()["tproxy_connections_open"] == 0, 5, "the others have ended")
+    assert exchange(connect(mesh.client, mesh.web.v4, 7), b"now") == b"now"
+    mesh.server.write(**SERVER)
+    wait_for(lambda: '"handshakes": 2' not in mesh.server.page(15000, "/config_dump"), 5, "the cap is gone")
+
+
+def client_hello() -> bytes:
+    """A good ClientHello, and nothing after it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
 
 
 def test_a_destination_that_speaks_plaintext_is_refused(mesh: Mesh) -> None:

@@ -19,6 +19,7 @@ from tproxy.proxy.trace import Trace
 async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
     """Carry it to where it wanted to go, or refuse it with RST; either way there is one record."""
     state = side.state
+    trace.own, trace.own_serial = state.own, f"{state.serial:x}"
     match await upstream(trace, state, side):
         case Deny() as deny:
             abort(down)
@@ -51,7 +52,7 @@ async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -
     try:
         session = await side.shake(sock, state.contexts.client, server=False)
         if not isinstance(session, Deny):
-            trace.session(session, state.own, state.serial)
+            trace.session(session)
             answer = decide.expected(session.peer, wanted.expect, state.config, wanted.rule)
             if not isinstance(answer, Deny):
                 return session.leg

@@ -20,6 +20,7 @@ from tproxy.proxy.trace import Trace
 async def ingress(down: socket.socket, trace: Trace, side: Side) -> Record:
     """Carry it to the application, or refuse it with RST; either way there is one record."""
     state = side.state
+    trace.own, trace.own_serial = state.own, f"{state.serial:x}"
     try:
         leg = await _admitted(down, trace, state, side)
         up = leg if isinstance(leg, Deny) else await dial(trace.target, state.config, source=trace.source.ip)
@@ -60,7 +61,7 @@ async def _proven(down: socket.socket, trace: Trace, state: State, side: Side) -
     session = await side.shake(down, state.contexts.server, server=True)
     if isinstance(session, Deny):
         return session
-    trace.session(session, state.own, state.serial)
+    trace.session(session)
     answer = decide.authorize(session.peer, trace.source, trace.target, state.config)
     if isinstance(answer, Deny):
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from dataclasses import dataclass, field
 
@@ -30,10 +31,9 @@ class Trace:
     own_serial: str = ""
     tls: TlsFacts | None = None
 
-    def session(self, session: Session, own: str, serial: int) -> None:
-        """Both proven identities."""
-        self.peer, self.own, self.tls = str(session.peer), own, session.facts
-        self.peer_serial, self.own_serial = f"{session.peer_serial:x}", f"{serial:x}"
+    def session(self, session: Session) -> None:
+        """Who the peer proved to be."""
+        self.peer, self.peer_serial, self.tls = str(session.peer), f"{session.peer_serial:x}", session.facts
 
     def refused(self, deny: Deny) -> Record:
         """Nothing was carried."""
@@ -44,10 +44,17 @@ class Trace:
     def moved(self, moved: Moved) -> Record:
         """Something was carried, to whatever end."""
         error, reason, why = moved.error, None, str(moved.error or "")
-        if error is not None and hasattr(error, "reason"):  # an ssl.SSLError in the middle of the stream
-            deny = denial(error, self.direction is Direction.INGRESS)  # type: ignore[arg-type]
+        if isinstance(error, ssl.SSLError):  # an alert, or damage, in the middle of the stream
+            deny = denial(error, self.direction is Direction.INGRESS)
             reason, why = deny.reason, deny.why
+        elif self._turned_away(moved):
+            reason, why = Reason.REFUSED_BY_PEER, "the peer reset the connection before it sent a byte"
         return self._record(moved.outcome, moved, reason, why)
+
+    def _turned_away(self, moved: Moved) -> bool:
+        """A mesh peer that refuses us by policy proves its identity first, and then resets."""
+        reset = moved.outcome is Outcome.RESET and moved.ended_by == "target"
+        return reset and self.direction is Direction.EGRESS and self.tls is not None and not moved.received
 
     def cut(self, reason: Reason, why: str) -> Record:
         """Ended by us."""

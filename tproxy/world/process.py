@@ -1,4 +1,4 @@
-"""Programs that the world starts, and waiting for what they do: with a deadline, and with their last words if they fail."""
+"""Programs that the world starts, and waiting for what they do: with a deadline, and with their last words."""
 
 from __future__ import annotations
 

@@ -1,0 +1,47 @@
+"""The admin pages: one bounded HTTP server, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from tproxy.admin.http import Answer, serve
+
+
+async def ask(data: bytes) -> bytes:
+    """What the server answers to these bytes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = await serve(listener, {"/page": lambda: Answer.text("hello"), "/json": lambda: Answer.json({"a": 1})})
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(-1), 10)
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "body"),
+    [
+        (b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"hello\n"),
+        (b"GET /page?x=y HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"hello\n"),
+        (b"GET /json HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b'{\n  "a": 1\n}\n'),
+        (b"HEAD /page HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b""),
+        (b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n", b"404", b"not found; there is /page /json\n"),
+        (b"POST /page HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", b"405", b"only GET is answered here\n"),
+    ],
+)
+def test_a_page_is_answered(request_bytes: bytes, status: bytes, body: bytes) -> None:
+    answer = asyncio.run(ask(request_bytes))
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    assert rest == body
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000])
+def test_nonsense_is_a_bad_request_and_no_traceback(data: bytes) -> None:
+    assert asyncio.run(ask(data)).split()[1] == b"400"
