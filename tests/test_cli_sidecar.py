@@ -13,7 +13,21 @@ from tproxy.core.fields import ConfigError
 
 
 def test_the_flags_of_tproxy_pod_work() -> None:
-    words = ["sidecar", "-cert", "c.pem", "-key", "k.pem", "-ca-cert", "a.pem", "-tcp-port", "1", "-tls-port", "2", "-v", "4"]
+    words = [
+        "sidecar",
+        "-cert",
+        "c.pem",
+        "-key",
+        "k.pem",
+        "-ca-cert",
+        "a.pem",
+        "-tcp-port",
+        "1",
+        "-tls-port",
+        "2",
+        "-v",
+        "4",
+    ]
     config = effective(parser().parse_args(words))
     assert config.identity == Files("c.pem", "k.pem", "a.pem")
     assert (config.ports.egress, config.ports.ingress) == (1, 2)
@@ -37,7 +51,11 @@ def test_flags_are_laid_over_the_file(tmp_path: Path) -> None:
         ("trustDomain: Cluster.Local", "trustDomain: 'Cluster.Local'"),
         ("ports: {egress: 99999}", "ports.egress: 99999"),
         ("identity: {cert: c}", "identity.key"),
-        ("a: [", "while parsing"),
+        ("a: [", "line 1: "),
+        ("inbound: {mode: strict}\ninbound: {mode: disable}", "line 2: inbound stands here twice"),
+        ("inbound: {rules: [{ids: []}]}", "inbound.rules[0].ids: is empty; leave it out to mean anyone"),
+        ("inbound: {rules: [{sources: ''}]}", "inbound.rules[0].sources: is empty"),
+        ("mesh: [{cidr: 10.0.0.0/8, ids: []}]", "mesh[0].ids: is empty"),
     ],
 )
 def test_bad_configuration_is_one_line_and_exit_code_2(

@@ -137,6 +137,11 @@ def test_what_is_not_said_has_a_default_and_the_default_is_closed(nothing: Any) 
     assert (config.ports.metrics, config.ports.ready) == (15020, 15021)
 
 
+def test_the_marks_are_one_nibble_and_the_deadlines_what_the_documentation_says() -> None:
+    assert Marks() == Marks(divert=0x1, own=0x2, outward=0x4, mask=0xF, table=133, preference=100)
+    assert Limits() == Limits(peek=5, silence=0.3, handshake=10, connect=10, drain=30, handshakes=512, connections=8192)
+
+
 def test_by_default_private_networks_are_the_mesh() -> None:
     config = Config.parse({})
     for inside in ("10.0.0.7", "172.31.0.1", "192.168.1.1", "fd00::7"):

@@ -89,8 +89,15 @@ def test_paths_are_case_sensitive() -> None:
 
 def test_a_workload_s_id_has_the_form_of_istio() -> None:
     assert SpiffeId.workload(OWN, "shop", "web") == WEB
-    with pytest.raises(ValueError):
-        SpiffeId.workload(OWN, "shop/sa/admin", "../web")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "shop/sa/admin", "web/", "/web", "*", "sh%6fp", "web\n"])
+def test_a_namespace_or_service_account_cannot_make_another_path(name: str) -> None:
+    for pair in ((name, "web"), ("shop", name)):
+        with pytest.raises(ValueError, match="is not a path segment"):
+            SpiffeId.workload(OWN, *pair)
+    with pytest.raises(ValueError, match="is not a trust domain"):
+        SpiffeId.workload(f"{OWN}/{name}", "shop", "web")
 
 
 @pytest.mark.parametrize(

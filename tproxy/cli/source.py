@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
@@ -13,13 +14,27 @@ def read(path: str) -> Config:
     """The Config in a YAML file. ConfigError names the file and what to mend."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice, where YAML would let the last one win."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} stands here twice", problem_mark=key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
+        with Path(path).open(encoding="utf-8") as file:
+            data = yaml.load(file, Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
+    except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key
+        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(path, line, error.problem or "is not YAML") from error
     except yaml.YAMLError as error:
-        raise ConfigError(path, "", " ".join(str(error).split())) from error
+        raise ConfigError(path, "", "is not YAML") from error
     return Config.parse(data, path)
 
 

@@ -211,10 +211,10 @@ def _port_modes(fields: Fields) -> dict[int, Mode]:
 def _rule(fields: Fields, index: int, domain: str) -> Rule:
     rule = Rule(
         name=fields.text("name", f"rule-{index + 1}"),
-        ports=frozenset(fields.items("ports", parse_port)),
-        ids=fields.items("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
-        namespaces=frozenset(fields.items("namespaces", _text_of(_namespace))),
-        sources=fields.items("sources", _text_of(parse_network)),
+        ports=frozenset(fields.some("ports", parse_port)),
+        ids=fields.some("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
+        namespaces=frozenset(fields.some("namespaces", _text_of(_namespace))),
+        sources=fields.some("sources", _text_of(parse_network)),
     )
     fields.finish()
     return rule
@@ -239,7 +239,7 @@ def _mesh_rule(fields: Fields, domain: str) -> MeshRule:
         raise fields.error("cidr", "is missing: a CIDR or an address")
     rule = MeshRule(
         network=fields.parsed("cidr", _text_of(parse_network), None),
-        ids=fields.items("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
+        ids=fields.some("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
         mtls=fields.flag("mtls", True),
     )
     if rule.ids and not rule.mtls:

@@ -24,10 +24,9 @@ class ConfigError(ValueError):
     def __init__(self, where: str, field: str, why: str, value: object = None, valid: Iterable[str] = ()) -> None:
         if _SECRET in str(value):  # pasted into the wrong field: neither it nor what a parser said of it is repeated
             value, why, valid = None, "a private key does not belong here", ()
-        shown = "" if value is None else _short(repr(value), 80)
-        parts = (where, field, shown, _short(why, 400))
-        word = str(value) if shown else field.rpartition(".")[2]
-        super().__init__(": ".join(part for part in parts if part) + _nearest(word, valid))
+        said = (why,) if value is None else (_short(repr(value), 80), _short(why, 400))
+        word = field.rpartition(".")[2] if value is None else str(value)
+        super().__init__(": ".join(part for part in (where, field, *said) if part) + _nearest(word, valid))
 
 
 def _short(text: str, most: int) -> str:
@@ -113,6 +112,13 @@ class Fields:
         if not isinstance(value, list):
             raise self.error(key, "expected a list", value)
         return tuple(self._item(f"{key}[{index}]", parse, item) for index, item in enumerate(value))
+
+    def some(self, key: str, parse: Callable[[Any], T]) -> tuple[T, ...]:
+        """A list that may be left out but not be empty: an empty condition would hold for everyone."""
+        found = self.items(key, parse)
+        if not found and self.raw(key) is not None:
+            raise self.error(key, "is empty; leave it out to mean anyone")
+        return found
 
     def _item(self, key: str, parse: Callable[[Any], T], item: Any) -> T:
         try:

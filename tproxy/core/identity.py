@@ -58,7 +58,10 @@ class SpiffeId:
     @classmethod
     def workload(cls, trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
         """Istio's form, ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``."""
-        return cls.parse(f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        for name in (namespace, service_account):
+            if not is_segment(name):  # a slash in it would make another workload's path
+                raise ValueError(f"{name!r} is not a path segment")
+        return cls.parse(f"spiffe://{parse_trust_domain(trust_domain)}/ns/{namespace}/sa/{service_account}")
 
     @property
     def namespace(self) -> str | None:
