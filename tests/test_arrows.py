@@ -25,7 +25,7 @@ ARROWS = {
     "identity": {"core", "kernel"},
     "control": {"core", "kernel"},
     "admin": {"core", "kernel"},
-    "proxy": {"core", "kernel"},
+    "proxy": {"core", "kernel", "identity"},  # TLS contexts are made where credentials are kept
     "world": {"core", "kernel"},
     "demo": {"world", "core", "kernel"},
     "bench": {"world", "core", "kernel"},

@@ -195,12 +195,6 @@ def test_a_key_is_in_no_repr(tmp_path: Path) -> None:
     assert isinstance(pair.certificate, x509.Certificate)
 
 
-def gap(reason: str) -> pytest.MarkDecorator:
-    """What the specification asks and the code does not do yet; remove the mark with the fix."""
-    return pytest.mark.xfail(reason=reason, strict=False)
-
-
-@gap("a renewal without --owner gives the key back to root, and the sidecar (uid 1337) can no longer read it")
 def test_a_renewal_keeps_the_owner(tmp_path: Path) -> None:
     ca, out = made(tmp_path)
     try:
@@ -211,14 +205,12 @@ def test_a_renewal_keeps_the_owner(tmp_path: Path) -> None:
     assert (out / "key.pem").stat().st_uid == 1337
 
 
-@gap("a renewal replaces the directory's identity by any other")
 def test_a_renewal_cannot_change_whom_a_directory_names(tmp_path: Path) -> None:
     ca, out = made(tmp_path)
     with pytest.raises(ConfigError):
         store.issue(ca, SpiffeId.workload(DOMAIN, "shop", "db"), out, DAY, "ecdsa", True, None)
 
 
-@gap("FileExistsError escapes and leaves ..data behind, so that the next run says --renew")
 def test_a_foreign_file_in_the_way_is_an_error_that_names_it(tmp_path: Path) -> None:
     ca, _ = made(tmp_path)
     out = tmp_path / "plain"
@@ -229,7 +221,6 @@ def test_a_foreign_file_in_the_way_is_an_error_that_names_it(tmp_path: Path) -> 
     assert [path.name for path in out.iterdir()] == ["cert.pem"]
 
 
-@gap("signer() does not compare: chains are issued that no peer can verify")
 def test_an_intermediate_with_another_key_is_refused(tmp_path: Path) -> None:
     ca, _ = made(tmp_path)
     store.create(tmp_path / "other", DOMAIN, "ecdsa")
@@ -238,7 +229,6 @@ def test_an_intermediate_with_another_key_is_refused(tmp_path: Path) -> None:
         store.signer(ca)
 
 
-@gap("FileNotFoundError escapes")
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
     ca, _ = made(tmp_path)
     (ca / "bundle.pem").unlink()
@@ -246,20 +236,17 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
         store.issue(ca, WEB, tmp_path / "x", DAY, "ecdsa", False, None)
 
 
-@gap("directories get 0755, keys of a CA lie in one that everybody may list")
 def test_directories_are_made_for_their_owner_only(tmp_path: Path) -> None:
     ca, out = made(tmp_path)
     assert {mode(ca), mode(out)} == {0o700}
 
 
-@gap("RSA CAs get 2048 bits and RSA leaves no keyEncipherment")
 def test_rsa_authorities_have_3072_bits_and_rsa_leaves_may_encipher(tmp_path: Path) -> None:
     ca, out = made(tmp_path, "rsa")
     assert "3072 bit" in openssl("x509", "-in", ca / "root.crt", "-noout", "-text")
     assert "Key Encipherment" in openssl("x509", "-in", out / "cert.pem", "-noout", "-ext", "keyUsage")
 
 
-@gap("cryptography's ValueError about the dates escapes")
 def test_an_expired_intermediate_is_named(tmp_path: Path) -> None:
     ca, _ = made(tmp_path)
     root, long_ago = authority.new_root(DOMAIN, "ecdsa", authority.utc_now() - 400 * DAY), 400 * DAY

@@ -97,14 +97,16 @@ def run_show(args: argparse.Namespace) -> int:
     shown = []
     for path in args.files:
         try:
-            found = certificates(Path(path).read_bytes())
+            data = Path(path).read_bytes()
+            found = certificates(data)
         except OSError as error:
             raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise ConfigError(path, "", f"a certificate in it is damaged: {error}") from error
         if not found:
             raise ConfigError(path, "", "holds no PEM certificate (-----BEGIN CERTIFICATE-----)")
-        shown += [{"file": path, **asdict(explain(one, utc_now()))} for one in found]
+        beside = {"with": "a private key in the same file: keep it from others"} if b"PRIVATE KEY" in data else {}
+        shown += [{"file": path, **asdict(explain(one, utc_now())), **beside} for one in found]
     if args.json:
         print(json.dumps(shown, indent=2))
     else:

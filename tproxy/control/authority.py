@@ -19,6 +19,7 @@ from tproxy.core.identity import SpiffeId
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 ROOT_LIFE, INTERMEDIATE_LIFE = timedelta(days=3650), timedelta(days=365)
+CA_BITS = 3072  # RSA only; as strong as P-256 (NIST SP 800-57)
 SKEW = timedelta(seconds=60)  # certificates begin this much earlier: clocks of two nodes differ a little
 
 
@@ -39,16 +40,16 @@ class Pair:
         return self.key.private_bytes(serialization.Encoding.PEM, form, lock)
 
 
-def new_key(kind: str) -> PrivateKey:
-    """``ecdsa`` (P-256) or ``rsa`` (2048 bits)."""
+def new_key(kind: str, bits: int = 2048) -> PrivateKey:
+    """``ecdsa`` (P-256) or ``rsa`` of so many bits."""
     if kind == "rsa":
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        return rsa.generate_private_key(public_exponent=65537, key_size=bits)
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def new_root(trust_domain: str, kind: str, now: datetime) -> Pair:
     """A self-signed root whose SPIFFE id is the trust domain itself."""
-    key = new_key(kind)
+    key = new_key(kind, CA_BITS)
     name = _name(f"{trust_domain} root")
     builder = _authority(trust_domain, name, key, now, now + ROOT_LIFE, 1).issuer_name(name)
     return Pair(builder.sign(key, hashes.SHA256()), key)
@@ -56,7 +57,7 @@ def new_root(trust_domain: str, kind: str, now: datetime) -> Pair:
 
 def new_intermediate(root: Pair, trust_domain: str, kind: str, now: datetime) -> Pair:
     """What signs workloads, so that the root's key can be kept elsewhere."""
-    key = new_key(kind)
+    key = new_key(kind, CA_BITS)
     end = min(now + INTERMEDIATE_LIFE, root.certificate.not_valid_after_utc)
     builder = _authority(trust_domain, _name(f"{trust_domain} intermediate"), key, now, end, 0)
     return Pair(_signed(builder, root), key)
@@ -73,7 +74,7 @@ def issue(signer: Pair, workload: SpiffeId, public: PublicKey, life: timedelta, 
     builder = (
         _builder(x509.Name([]), public, begin, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(sign=False), critical=True)
+        .add_extension(_usage(False, isinstance(public, rsa.RSAPublicKey)), critical=True)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(_san(str(workload)), critical=True)
     )
@@ -118,7 +119,7 @@ def _authority(
     return (
         _builder(name, key.public_key(), now - SKEW, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=depth), critical=True)
-        .add_extension(_usage(sign=True), critical=True)
+        .add_extension(_usage(True), critical=True)
         .add_extension(_san(f"spiffe://{trust_domain}"), critical=False)
     )
 
@@ -129,11 +130,11 @@ def _signed(builder: x509.CertificateBuilder, signer: Pair) -> x509.Certificate:
     return named.sign(signer.key, hashes.SHA256())
 
 
-def _usage(sign: bool) -> x509.KeyUsage:
+def _usage(sign: bool, encipher: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not sign,
         content_commitment=False,
-        key_encipherment=False,
+        key_encipherment=encipher,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=sign,

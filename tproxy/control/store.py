@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,22 +40,40 @@ def create(folder: Path, trust_domain: str, kind: str) -> Pair:
         middle.key_pem(),
         root.certificate_pem(),
     )
-    for name, data in zip(names, contents, strict=True):
-        _write(folder / name, data, 0o600 if name.endswith(".key") else 0o644)
+    written: list[Path] = []
+    try:
+        for name, data in zip(names, contents, strict=True):
+            _write(folder / name, data, 0o600 if name.endswith(".key") else 0o644)
+            written.append(folder / name)
+    except ConfigError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
     return root
 
 
 def signer(folder: Path) -> Pair:
-    """The intermediate of an authority; ConfigError says which file is missing or damaged."""
+    """The intermediate of an authority; ConfigError says which file is missing or damaged, or that it has expired."""
     try:
-        certificate = x509.load_pem_x509_certificate((folder / "intermediate.crt").read_bytes())
-        key = serialization.load_pem_private_key((folder / "intermediate.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate(_read(folder / "intermediate.crt", folder))
+        key = serialization.load_pem_private_key(_read(folder / "intermediate.key", folder), None)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(folder), "--dir", "intermediate.crt or intermediate.key is damaged") from error
+    if key.public_key() != certificate.public_key():
+        raise ConfigError(str(folder / "intermediate.key"), "--dir", "is not the key of intermediate.crt")
+    if certificate.not_valid_after_utc <= authority.utc_now():
+        raise ConfigError(str(folder / "intermediate.crt"), "--dir", f"expired at {certificate.not_valid_after_utc}")
+    return Pair(certificate, key)  # type: ignore[arg-type]
+
+
+def _read(path: Path, folder: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         why = f"{error.strerror}; make an authority with tproxy ca init --dir {folder}"
-        raise ConfigError(str(error.filename), "--dir", why) from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(folder), "--dir", "intermediate.crt or intermediate.key is damaged") from error
-    return Pair(certificate, key)  # type: ignore[arg-type]
+        raise ConfigError(str(path), "--dir", why) from error
 
 
 def issue(
@@ -64,17 +83,40 @@ def issue(
     middle = signer(folder)
     domain = authority.trust_domain_of(middle.certificate)
     if workload.trust_domain != domain:
-        why = f"this authority signs for {domain} only"
-        raise ConfigError("command line", "--id", why, str(workload))
-    if (out / "..data").is_symlink() != renew:
-        why = "exists; --renew replaces it" if not renew else "holds no identity yet; leave out --renew"
-        raise ConfigError(str(out), "--out", why)
+        own = str(replace(workload, trust_domain=domain))
+        raise ConfigError("command line", "--id", f"this authority signs for {domain} only", str(workload), [own])
+    bundle = _read(folder / "bundle.pem", folder)
+    owner = owner or _owner(out)
+    _check_out(out, workload, renew)
     key = authority.new_key(kind)
     leaf = Pair(authority.issue(middle, workload, key.public_key(), life, authority.utc_now()), key)
     chain = leaf.certificate_pem() + middle.certificate_pem()
-    bundle = (folder / "bundle.pem").read_bytes()
     _swap(out, {"cert.pem": chain, "key.pem": leaf.key_pem(), "ca.pem": bundle}, owner)
     return leaf.certificate
+
+
+def _check_out(out: Path, workload: SpiffeId, renew: bool) -> None:
+    """Refuse, before anything is written, what would replace somebody else's files."""
+    if (out / "..data").is_symlink() != renew:
+        why = "exists; --renew replaces it" if not renew else "holds no identity yet; leave out --renew"
+        raise ConfigError(str(out), "--out", why)
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        if (out / name).exists() and not (out / name).is_symlink():
+            raise ConfigError(str(out / name), "--out", "exists and was not made by tproxy ca")
+    if renew:
+        held = x509.load_pem_x509_certificate(_read(out / "cert.pem", out))
+        names = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if names.get_values_for_type(x509.UniformResourceIdentifier) != [str(workload)]:
+            raise ConfigError(str(out), "--out", f"holds another identity than {workload}; choose another folder")
+
+
+def _owner(out: Path) -> tuple[int, int] | None:
+    """Who owns the key that is to be replaced: its reader must be able to read the next one."""
+    try:
+        found = (out / "key.pem").stat()
+    except OSError:
+        return None
+    return found.st_uid, found.st_gid
 
 
 def _swap(out: Path, files: Mapping[str, bytes], owner: tuple[int, int] | None) -> None:
@@ -83,12 +125,11 @@ def _swap(out: Path, files: Mapping[str, bytes], owner: tuple[int, int] | None) 
     _folder(out)
     old = out / (out / "..data").readlink() if (out / "..data").is_symlink() else None
     dated = out / f"..{authority.utc_now():%Y_%m_%d_%H_%M_%S}.{secrets.token_hex(4)}"
-    dated.mkdir(mode=0o755)
+    dated.mkdir(mode=0o700)
     for name, data in files.items():
         _write(dated / name, data, 0o600 if name == "key.pem" else 0o644)
     if owner is not None:
-        for path in ([out] if fresh else []) + [dated, *(dated / name for name in files)]:
-            os.chown(path, *owner)
+        _give([*([out] if fresh else []), dated, *(dated / name for name in files)], owner)
     (out / "..data_tmp").unlink(missing_ok=True)
     (out / "..data_tmp").symlink_to(dated.name)
     (out / "..data_tmp").rename(out / "..data")
@@ -99,9 +140,19 @@ def _swap(out: Path, files: Mapping[str, bytes], owner: tuple[int, int] | None) 
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _give(paths: list[Path], owner: tuple[int, int]) -> None:
+    try:
+        for path in paths:
+            if path.stat()[4:6] != owner:
+                os.chown(path, *owner)
+    except OSError as error:
+        why = f"{paths[0]} cannot be given to {owner[0]}:{owner[1]}: {error.strerror}"
+        raise ConfigError("command line", "--owner", why) from error
+
+
 def _folder(path: Path) -> None:
     try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(str(path), "", f"cannot be made: {error.strerror}") from error
 

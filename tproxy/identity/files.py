@@ -17,6 +17,7 @@ from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot, SpiffeId, Svid, svid_id
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
+from tproxy.identity.context import context
 
 LIMIT = 1024 * 1024  # bytes of a file; a bundle of a thousand roots fits
 TRIES = 5  # a rotation may happen between reading the certificate and the key
@@ -32,14 +33,14 @@ def load(files: Files, trust_domain: str, now: float) -> Snapshot:
     for last in (False,) * (TRIES - 1) + (True,):
         try:
             return _load(files, trust_domain, now)
-        except _MismatchError:
+        except _RotatingError:
             if last:
                 raise
     raise AssertionError  # the loop returns or raises
 
 
-class _MismatchError(ConfigError):
-    """The key is not the certificate's."""
+class _RotatingError(ConfigError):
+    """What a rotation under way looks like: a key of another certificate, or a file that has just gone."""
 
 
 def _load(files: Files, trust_domain: str, now: float) -> Snapshot:
@@ -53,10 +54,14 @@ def _load(files: Files, trust_domain: str, now: float) -> Snapshot:
 
 def _read(path: str, field: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not stop us
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError(path, field, "is not a regular file")
             data = file.read(LIMIT + 1)
     except OSError as error:
-        raise ConfigError(path, field, f"cannot be read: {error.strerror}") from error
+        kind = _RotatingError if isinstance(error, FileNotFoundError) else ConfigError
+        raise kind(path, field, f"cannot be read: {error.strerror}") from error
     if len(data) > LIMIT:
         raise ConfigError(path, field, f"is larger than {LIMIT} bytes")
     if not data.strip():
@@ -94,7 +99,18 @@ def _bundle(files: Files) -> bytes:
     blocks = _CERTIFICATE.findall(_read(files.ca, "identity.ca"))
     if not blocks:
         raise ConfigError(files.ca, "identity.ca", "holds no PEM certificate, so it trusts nobody")
+    if not any(_is_ca(block) for block in blocks):
+        raise ConfigError(files.ca, "identity.ca", "holds no certificate of a CA (CA:true), so it trusts nobody")
     return b"\n".join(blocks) + b"\n"
+
+
+def _is_ca(block: bytes) -> bool:
+    """Damaged ones count: OpenSSL will name them."""
+    try:
+        found = leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))
+    except ValueError:
+        return True
+    return not isinstance(found, LeafFacts) or found.is_ca
 
 
 def _id(files: Files, leaf: LeafFacts, trust_domain: str, now: float) -> SpiffeId:
@@ -115,10 +131,10 @@ def _id(files: Files, leaf: LeafFacts, trust_domain: str, now: float) -> SpiffeI
 def _prove(files: Files, svid: Svid, bundle: bytes) -> None:
     """A TLS 1.3 handshake with ourselves, both sides verifying, in memory."""
     try:
-        server, client = (_side(kind, svid, bundle) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+        server, client = (context(kind, svid, bundle) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise _MismatchError(files.key, "identity.key", f"is not the key of {files.cert}") from error
+        if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "KEY_TYPE_MISMATCH"):
+            raise _RotatingError(files.key, "identity.key", f"is not the key of {files.cert}") from error
         raise ConfigError(files.cert, "identity", f"OpenSSL refuses it: {error.reason or error}") from error
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
@@ -137,20 +153,6 @@ def _prove(files: Files, svid: Svid, bundle: bytes) -> None:
         raise ConfigError(files.cert, "identity.cert", why) from error
     except ssl.SSLError as error:
         raise ConfigError(files.cert, "identity.cert", f"fails a handshake with itself: {error.reason}") from error
-
-
-def _side(protocol: int, svid: Svid, bundle: bytes) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=bundle.decode("ascii", "replace"))
-    fd = os.memfd_create("svid", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, svid.key_pem + svid.chain_pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}", password=lambda: b"")
-    finally:
-        os.close(fd)
-    return context
 
 
 class Watch:

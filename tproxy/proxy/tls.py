@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from tproxy.core.identity import Snapshot, SpiffeId, svid_id
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
+from tproxy.identity.context import context
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.wait import readable, send_all
 
@@ -57,42 +57,21 @@ class Session:
 
 def contexts(snapshot: Snapshot, trust_domain: str) -> Contexts:
     """Contexts that trust the bundle of our own trust domain and nothing else. ssl.SSLError if the PEM does not fit."""
-    bundle = snapshot.bundles[trust_domain].decode("ascii", "replace")
-    return Contexts(
-        snapshot,
-        server=_context(ssl.PROTOCOL_TLS_SERVER, snapshot, bundle),
-        client=_context(ssl.PROTOCOL_TLS_CLIENT, snapshot, bundle),
+    server, client = (
+        context(kind, snapshot.svid, snapshot.bundles[trust_domain])
+        for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
     )
+    for made in (server, client):
+        made.set_alpn_protocols([MESH_ALPN])
+        made.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+    server.num_tickets = 0  # no resumption: every connection proves its identity anew
+    return Contexts(snapshot, server, client)
 
 
-def _context(protocol: int, snapshot: Snapshot, bundle: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # a SPIFFE id is checked instead, before the first byte is forwarded
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=bundle)
-    context.set_alpn_protocols([MESH_ALPN])
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
-    if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0  # no resumption: every connection proves its identity anew
-    _load_pair(context, snapshot.svid.key_pem + b"\n" + snapshot.svid.chain_pem)
-    return context
-
-
-def _load_pair(context: ssl.SSLContext, pem: bytes) -> None:
-    """Python's ssl reads keys from paths only; an anonymous file in memory keeps them off the disk."""
-    fd = os.memfd_create("svid", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}", password=lambda: b"")
-    finally:
-        os.close(fd)
-
-
-async def handshake(sock: socket.socket, context: ssl.SSLContext, server: bool, seconds: float) -> Session | Deny:
+async def handshake(sock: socket.socket, role: ssl.SSLContext, server: bool, seconds: float) -> Session | Deny:
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_side=server)
+    tls = role.wrap_bio(incoming, outgoing, server_side=server)
     hello: list[bytes] = []  # the server's first flight, whoever sent it: it names the group
     try:
         async with asyncio.timeout(seconds):
