@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ from tproxy.control import authority
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.kernel.sock import abort
-from tproxy.proxy.legs import Buffers, Leg, PlainLeg
+from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.reactor import Reactor
 from tproxy.proxy.relay import Moved, relay
 from tproxy.proxy.tls import Contexts, Session, contexts, handshake
 
@@ -64,11 +66,12 @@ class Chain:
         for sock in (self._down, self._up, self._in, self._out):
             sock.setblocking(False)
         legs = await self._legs()
+        self.loop = asyncio.get_running_loop()
+        reactor = Reactor()
         self._ready.set()
-        buffers = Buffers()
         self.moved = list(
             await asyncio.gather(
-                relay(PlainLeg(self._down), legs[0], buffers), relay(legs[1], PlainLeg(self._out), buffers)
+                relay(PlainLeg(self._down), legs[0], reactor), relay(legs[1], PlainLeg(self._out), reactor)
             )
         )
 
@@ -185,6 +188,28 @@ def test_bytes_before_a_reset_arrive_before_it(chain: Chain) -> None:
         got += chain.app.recv(1 << 16)
     got += _rest_then_reset(chain)
     assert got == data
+
+
+def test_a_reset_that_comes_right_behind_data_is_noticed(chain: Chain) -> None:
+    """Both are there when the relay looks: libuv would say so once, and never again."""
+    chain.app.sendall(b"x")
+    assert chain.server.recv(1) == b"x"
+    asleep = threading.Event()
+
+    def sleep() -> None:
+        asleep.set()
+        time.sleep(0.2)
+
+    chain.loop.call_soon_threadsafe(sleep)
+    asleep.wait(5)
+    chain.server.sendall(b"y" * 50_000)
+    abort(chain.server)
+    chain.app.settimeout(5)
+    got = 0
+    with pytest.raises(ConnectionResetError):
+        while data := chain.app.recv(1 << 16):
+            got += len(data)
+    assert got == 50_000
 
 
 def _rest_then_reset(chain: Chain) -> bytes:

@@ -25,7 +25,7 @@ async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
             abort(down)
             return trace.refused(deny)
         case up:
-            return trace.moved(await relay(PlainLeg(down), up, side.buffers))
+            return trace.moved(await relay(PlainLeg(down), up, side.reactor))
 
 
 async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:

@@ -1,6 +1,6 @@
 """Joining two legs until both directions have ended. Bounded: a direction reads on only when all it read was sent.
 
-One interface, ``await relay(down, up, buffers)``, so that a faster relay can take its place behind the same tests.
+One interface, ``await relay(down, up, reactor)``, so that a faster relay can take its place behind the same tests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from tproxy.core.record import Outcome
 from tproxy.kernel.sock import abort, cap_receive_buffer, unacknowledged
-from tproxy.proxy.legs import Buffers, Leg, TruncatedError
+from tproxy.proxy.legs import Leg, TruncatedError
+from tproxy.proxy.reactor import Reactor
 
 RECEIVE_LIMIT = 4 * 1024 * 1024  # bytes of kernel memory for what a leg has received and we have not read
 CHECK_EVERY = 8 * 1024 * 1024  # bytes moved between two looks at it
@@ -42,7 +43,7 @@ class _Pump:
     def readable(self) -> None:
         relay = self.relay
         try:
-            count = self.source.read(relay.buffers)
+            count = self.source.read(relay.reactor.buffers)
         except BlockingIOError:
             return
         except OSError as error:
@@ -52,12 +53,12 @@ class _Pump:
             sent = True
             if count:
                 self.moved += count
-                sent = self.target.write(relay.buffers.plain[:count])
+                sent = self.target.write(relay.reactor.buffers.plain[:count])
                 if self.moved >= self.look:
                     self._bound()
             if self.source.eof:
                 self.done = True
-                relay.loop.remove_reader(self.source.sock)
+                relay.reactor.reader(self.source.sock, None)
                 sent = self.target.finish()
         except OSError as error:
             relay.broke(relay.other(self.end), error)
@@ -70,8 +71,8 @@ class _Pump:
     def _pause(self) -> None:
         self.waiting = True
         if not self.done:
-            self.relay.loop.remove_reader(self.source.sock)
-        self.relay.loop.add_writer(self.target.sock, self.writable)
+            self.relay.reactor.reader(self.source.sock, None)
+        self.relay.reactor.writer(self.target.sock, self.writable)
 
     def writable(self) -> None:
         try:
@@ -81,11 +82,11 @@ class _Pump:
             self.relay.broke(self.relay.other(self.end), error)
             return
         self.waiting = False
-        self.relay.loop.remove_writer(self.target.sock)
+        self.relay.reactor.writer(self.target.sock, None)
         if self.done:
             self.relay.direction_ended(self.end)
         else:
-            self.relay.loop.add_reader(self.source.sock, self.readable)
+            self.relay.reactor.reader(self.source.sock, self.readable)
             self.readable()
 
     def _bound(self) -> None:
@@ -96,20 +97,19 @@ class _Pump:
 class _Relay:
     """The state of both directions; ended exactly once."""
 
-    __slots__ = ("back", "buffers", "down", "ended", "forth", "last", "loop", "up")
+    __slots__ = ("back", "down", "ended", "forth", "last", "reactor", "up")
 
-    def __init__(self, down: Leg, up: Leg, buffers: Buffers) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.buffers, self.down, self.up = buffers, down, up
+    def __init__(self, down: Leg, up: Leg, reactor: Reactor) -> None:
+        self.reactor, self.down, self.up = reactor, down, up
         self.forth = _Pump(self, down, up, "source")
         self.back = _Pump(self, up, down, "target")
         self.last = ""
-        self.ended: asyncio.Future[Moved] = self.loop.create_future()
+        self.ended: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
         """Both directions; what arrived before we looked (behind a handshake, say) is carried first."""
         for pump in (self.forth, self.back):
-            self.loop.add_reader(pump.source.sock, pump.readable)
+            self.reactor.reader(pump.source.sock, pump.readable)
         for pump in sorted((self.forth, self.back), key=lambda pump: not pump.source.buffered):
             if not self.ended.done():
                 pump.readable()
@@ -134,8 +134,7 @@ class _Relay:
     def detach(self) -> None:
         for leg in (self.down, self.up):
             if leg.sock.fileno() >= 0:
-                self.loop.remove_reader(leg.sock)
-                self.loop.remove_writer(leg.sock)
+                self.reactor.forget(leg.sock)
 
     def forget(self) -> None:
         """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
@@ -143,12 +142,12 @@ class _Relay:
             del pump.relay
 
 
-async def relay(down: Leg, up: Leg, buffers: Buffers) -> Moved:
+async def relay(down: Leg, up: Leg, reactor: Reactor) -> Moved:
     """Carry bytes both ways until both ended or one side broke; then both sockets are closed, with RST if it broke.
 
     Cancelling it cuts the connection: both sides get RST.
     """
-    state = _Relay(down, up, buffers)
+    state = _Relay(down, up, reactor)
     try:
         state.start()
         moved = await state.ended

@@ -15,7 +15,7 @@ from tproxy.core.config import Config
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.kernel.sock import dialer
-from tproxy.proxy.legs import Buffers
+from tproxy.proxy.reactor import Reactor
 from tproxy.proxy.tls import Contexts, Session, handshake
 from tproxy.proxy.wait import connect
 
@@ -44,7 +44,7 @@ class Side:
 
     state: State
     finished: Callable[[Record], None]
-    buffers: Buffers = field(default_factory=Buffers)
+    reactor: Reactor = field(default_factory=Reactor)
     handshakes: int = 0
 
     @contextmanager
