@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 
 from tproxy.cli import Verbs
-from tproxy.kernel.errors import KernelError
+from tproxy.cli.need import root_and_programs
 
 TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "iperf3": "iperf3", "curl": "curl"}
 EXAMPLES = """examples:
@@ -35,13 +33,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, in rounds that take each pair in turn."""
-    if os.geteuid() != 0:
-        raise KernelError("making network namespaces", "not root", "run it with sudo")
-    missing = sorted(package for tool, package in TOOLS.items() if shutil.which(tool) is None)
-    if missing:
-        raise KernelError(
-            "looking for programs", f"{', '.join(missing)} missing", f"apt-get install {' '.join(missing)}"
-        )
+    root_and_programs(TOOLS)
     from tproxy.bench import measure, pairs, report
     from tproxy.world.envoy import available
     from tproxy.world.pods import World

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 from tproxy.cli import Verbs
-from tproxy.kernel.errors import KernelError
+from tproxy.cli.need import root_and_programs
 
 TOOLS = {"nginx": "nginx-light", "curl": "curl", "openssl": "openssl", "tcpdump": "tcpdump", "nsenter": "util-linux"}
 
@@ -22,13 +20,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play; 1 if a check failed."""
-    if os.geteuid() != 0:
-        raise KernelError("making network namespaces", "not root", "run it with sudo")
-    missing = sorted(package for tool, package in TOOLS.items() if shutil.which(tool) is None)
-    if missing:
-        raise KernelError(
-            "looking for programs", f"{', '.join(missing)} missing", f"apt-get install {' '.join(missing)}"
-        )
+    root_and_programs(TOOLS)
     from tproxy.demo.story import play
 
     return play(Path(args.report))

@@ -48,8 +48,8 @@ class Leg(Protocol):
         """End our direction after what is held back; True if the kernel has that too."""
 
 
-class PlainLeg:
-    """Bytes as they are."""
+class _Sender:
+    """The writing half of a leg: what the kernel has not taken yet, and whether the direction ends behind it."""
 
     __slots__ = ("_ending", "_held", "eof", "sock")
 
@@ -57,6 +57,38 @@ class PlainLeg:
         self.sock, self.eof = sock, False
         self._held: memoryview | None = None
         self._ending = False
+
+    def _send(self, data: bytes | memoryview) -> memoryview | None:
+        """What the kernel did not take."""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        return None if sent == len(data) else memoryview(data)[sent:]
+
+    def flush(self) -> bool:
+        if self._held is not None:
+            self._held = self._send(self._held)
+            if self._held is not None:
+                return False
+        if self._ending:
+            self._ending = False
+            return self._end()
+        return True
+
+    def finish(self) -> bool:
+        self._ending = True
+        return self.flush()
+
+    def _end(self) -> bool:
+        """End our direction, now that nothing is held back."""
+        raise NotImplementedError
+
+
+class PlainLeg(_Sender):
+    """Bytes as they are."""
+
+    __slots__ = ()
 
     @property
     def buffered(self) -> bool:
@@ -68,45 +100,25 @@ class PlainLeg:
         return count
 
     def write(self, data: memoryview) -> bool:
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent == len(data):
-            return True
-        self._held = memoryview(bytes(data[sent:]))
-        return False
+        rest = self._send(data)
+        self._held = None if rest is None else memoryview(bytes(rest))  # the buffer is everybody's
+        return rest is None
 
-    def flush(self) -> bool:
-        if self._held is not None:
-            try:
-                self._held = self._held[self.sock.send(self._held) :]
-            except BlockingIOError:
-                return False
-            if self._held:
-                return False
-            self._held = None
-        if self._ending:
-            self._ending = False
-            self.sock.shutdown(socket.SHUT_WR)
+    def _end(self) -> bool:
+        self.sock.shutdown(socket.SHUT_WR)
         return True
 
-    def finish(self) -> bool:
-        self._ending = True
-        return self.flush()
 
-
-class TlsLeg:
+class TlsLeg(_Sender):
     """TLS on memory buffers: OpenSSL never touches the socket, so a stall of one side never blocks the other."""
 
-    __slots__ = ("_ending", "_held", "eof", "incoming", "outgoing", "sock", "tls")
+    __slots__ = ("incoming", "outgoing", "tls")
 
     def __init__(
         self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
-        self.sock, self.tls, self.incoming, self.outgoing = sock, tls, incoming, outgoing
-        self.eof = self._ending = False
-        self._held: memoryview | None = None
+        super().__init__(sock)
+        self.tls, self.incoming, self.outgoing = tls, incoming, outgoing
 
     @property
     def buffered(self) -> bool:
@@ -120,7 +132,9 @@ class TlsLeg:
             self.incoming.write(buffers.wire[:count])
         total = self._decrypt(buffers.plain)
         if self.outgoing.pending:  # the answer to a KeyUpdate
-            self._send()
+            self._send_records()
+            if self._held is not None and len(self._held) > 2 * ROOM:
+                raise ConnectionAbortedError("the peer asks for new keys and reads nothing")
         if not total and not self.eof:
             raise BlockingIOError
         return total
@@ -147,42 +161,15 @@ class TlsLeg:
         done, write = 0, self.tls.write
         while done < len(data):
             done += write(data[done:])
-        return self._send()
+        return self._send_records()
 
-    def _send(self) -> bool:
+    def _send_records(self) -> bool:
         data = self.outgoing.read()
-        if self._held is not None:
-            self._held = memoryview(bytes(self._held) + data)
-            return self.flush()
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent == len(data):
-            return True
-        self._held = memoryview(data)[sent:]
-        return False
+        self._held = self._send(data) if self._held is None else memoryview(bytes(self._held) + data)
+        return self._held is None
 
-    def flush(self) -> bool:
-        if self._held is not None:
-            try:
-                self._held = self._held[self.sock.send(self._held) :]
-            except BlockingIOError:
-                return False
-            if self._held:
-                return False
-            self._held = None
-        if self._ending:
-            self._ending = False
-            return self._close_notify()
-        return True
-
-    def finish(self) -> bool:
-        self._ending = True
-        return self.flush()
-
-    def _close_notify(self) -> bool:
-        """Ends our direction only; the peer may go on. Asked only while OpenSSL has no whole record unread."""
+    def _end(self) -> bool:
+        """close_notify ends our direction only; the peer may go on. OpenSSL has no whole record unread when asked."""
         try:
             self.tls.unwrap()
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
@@ -190,4 +177,4 @@ class TlsLeg:
         except ssl.SSLError as error:
             if error.reason != "APPLICATION_DATA_AFTER_CLOSE_NOTIFY":
                 raise
-        return self._send()
+        return self._send_records()
