@@ -18,8 +18,6 @@ Network = IPv4Network | IPv6Network
 
 _ENDPOINT = re.compile(r"(\[(?P<v6>[^][]*:[^][]*)\]|(?P<v4>[^][:]+)):(?P<port>[0-9]{1,5})")
 
-EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:

@@ -36,7 +36,6 @@ class Reason(StrEnum):
     POLICY = "policy"
     EGRESS_DENIED = "egress_denied"
     OWN_PORT = "own_port"
-    NOT_CAPTURED = "not_captured"
     OVERLOAD = "overload"
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -69,7 +68,6 @@ ADVICE = {
     Reason.POLICY: "allow the peer in a rule for this port (inbound.rules), or call from an allowed identity",
     Reason.EGRESS_DENIED: "add the destination to mesh, or set egress: passthrough",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
-    Reason.NOT_CAPTURED: "the connection was not captured by the rules of this pod; look at tproxy check",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.CONNECT_REFUSED: "nothing listens there: is the application running, and not only on 127.0.0.1?",
     Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
