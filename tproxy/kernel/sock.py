@@ -9,6 +9,8 @@ import array
 import contextlib
 import errno
 import fcntl
+import os
+import random
 import socket
 import struct
 import termios
@@ -17,10 +19,10 @@ from tproxy.core.address import Address, Endpoint
 from tproxy.kernel.errors import KernelError
 
 IP_TRANSPARENT = 19  # linux/in.h
-IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
 SO_MARK = 36  # asm-generic/socket.h
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+BORROWED_PORTS = (1024, 32768)  # below net.ipv4.ip_local_port_range, from which callers choose
 UNSENT = 256 * 1024  # bytes a socket may hold that TCP has not sent yet; bounds memory when a peer stops reading
 RESET = struct.pack("ii", 1, 0)  # struct linger: close with RST
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
@@ -79,7 +81,8 @@ def _ipv6_works() -> bool:
 def dialer(target: Endpoint, mark: int, source: Address | None = None) -> socket.socket:
     """A socket ready to connect to ``target``; with ``source`` it will come from that foreign address (tproxy.rst).
 
-    The port of the source is chosen at connect, because the four-tuple of the original connection is taken already.
+    Its port is not the original one, because that four-tuple is taken, and not of the kernel's choosing: callers' kernels
+    choose from the ephemeral range, and a port that both choose makes conntrack take two connections for one.
     """
     v6 = target.ip.version == 6
     sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -90,12 +93,24 @@ def dialer(target: Endpoint, mark: int, source: Address | None = None) -> socket
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind((str(source), 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(sock, str(source))
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _bind(sock: socket.socket, source: str) -> None:
+    for _ in range(16):
+        try:
+            sock.bind((source, random.randrange(*BORROWED_PORTS)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _tune(sock: socket.socket, mark: int) -> None:

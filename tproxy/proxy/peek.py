@@ -22,7 +22,7 @@ async def first(sock: socket.socket, seconds: float) -> First:
                 if not isinstance(seen, Silence | NeedMore):
                     return seen
                 if isinstance(seen, NeedMore):  # sleep until there is more than that: readiness is level-triggered
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen.have + 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(seen.at_least, seen.have + 1))
                 await readable(sock)
     except TimeoutError:
         return seen

@@ -69,23 +69,30 @@ class Side:
 async def dial(target: Endpoint, config: Config, source: Address | None = None) -> socket.socket | Deny:
     """A connected socket, or why there is none."""
     seconds = config.limits.connect
-    sock: socket.socket | None = None
     try:
-        sock = dialer(target, config.marks.own, source)
         async with asyncio.timeout(seconds):
-            await connect(sock, target)
+            return await _connected(target, config.marks.own, source)
     except TimeoutError:
-        deny = Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
+        return Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
     except OSError as error:
         refused = error.errno == errno.ECONNREFUSED
         name = Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED
-        deny = Deny(name, f"connecting to {target}: {error.strerror}")
-    except BaseException:
-        if sock is not None:
+        return Deny(name, f"connecting to {target}: {error.strerror}")
+
+
+async def _connected(target: Endpoint, mark: int, source: Address | None) -> socket.socket:
+    """Another borrowed port is tried when the one we drew is in use towards this target."""
+    for last in (False,) * 15 + (True,):
+        sock = dialer(target, mark, source)
+        try:
+            await connect(sock, target)
+        except OSError as error:
             sock.close()
-        raise
-    else:
-        return sock
-    if sock is not None:
-        sock.close()
-    return deny
+            if last or source is None or error.errno != errno.EADDRNOTAVAIL:
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise AssertionError  # the loop returns or raises
