@@ -246,7 +246,7 @@ def _numbers(data: bytes, width: int, what: str) -> tuple[int, ...]:
 
 
 def server_hello(data: bytes | memoryview) -> ServerHello | None:
-    """A server's choice, from its first bytes; a HelloRetryRequest's only until the true ServerHello is there."""
+    """A server's choice; a HelloRetryRequest's stands only until the true ServerHello is there."""
     stream, at, chosen = _server_stream(bytes(data[:_RECORD_MAX])), 0, None
     try:
         while stream[at : at + 1] == _SERVER_HELLO:
@@ -260,7 +260,7 @@ def server_hello(data: bytes | memoryview) -> ServerHello | None:
 
 
 def _server_stream(raw: bytes) -> bytes:
-    """The payload of plain handshake records; change_cipher_spec between them means nothing (RFC 8446, D.4)."""
+    """The payload of plain handshake records; change_cipher_spec between them is nothing (RFC 8446, D.4)."""
     stream, at = bytearray(), 0
     while raw[at : at + 2] in (b"\x16\x03", b"\x14\x03"):
         start = at + _RECORD_HEADER

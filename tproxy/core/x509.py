@@ -20,12 +20,7 @@ from datetime import UTC, datetime, timedelta
 _BOOLEAN, _INTEGER, _BITS, _OCTETS, _OID, _UTC_TIME, _TIME, _SEQUENCE = 1, 2, 3, 4, 6, 0x17, 0x18, 0x30
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3  # RFC 5280, 4.1: TBSCertificate's own
 _URI, _LAST_NAME = 6, 8  # RFC 5280, 4.2.1.6: GeneralName
-_KEY_USAGE, _SAN, _BASIC, _EKU = (
-    b"\x55\x1d\x0f",
-    b"\x55\x1d\x11",
-    b"\x55\x1d\x13",
-    b"\x55\x1d\x25",
-)  # id-ce 15..37
+_KEY_USAGE, _SAN, _BASIC, _EKU = (bytes([0x55, 0x1D, arc]) for arc in (15, 17, 19, 37))  # id-ce
 _KEY_USAGES = (  # RFC 5280, 4.2.1.3, from bit 0 on
     "digitalSignature",
     "nonRepudiation",
@@ -141,6 +136,14 @@ def _only(data: bytes, tag: int, what: str) -> bytes:
     return inner
 
 
+def _items(data: bytes, what: str) -> _Reader:
+    """The one SEQUENCE SIZE (1..MAX) that the data must be."""
+    items = _Reader(_only(data, _SEQUENCE, what), what)
+    if not items.next_is():
+        raise ValueError(f"{what} must not be empty")
+    return items
+
+
 def _signed(tbs: _Reader) -> LeafFacts:
     """RFC 5280, 4.1.2; the algorithm, both names and the public key are passed over."""
     version = _integer(_only(tbs.take(_VERSION), _INTEGER, "the version")) if tbs.next_is(_VERSION) else 0
@@ -202,7 +205,7 @@ def _time(validity: _Reader) -> int:
 def _extensions(data: bytes) -> dict[bytes, bytes]:
     """RFC 5280, 4.2: all extensions by their encoded id, each at most once."""
     found: dict[bytes, bytes] = {}
-    items = _Reader(_only(data, _SEQUENCE, "the extensions"), "the extensions")
+    items = _items(data, "the list of extensions")
     while items.next_is():
         one = _Reader(items.take(_SEQUENCE), "an extension")
         name = one.take(_OID)
@@ -217,8 +220,7 @@ def _extensions(data: bytes) -> dict[bytes, bytes]:
 
 def _uris(data: bytes) -> tuple[str, ...]:
     """RFC 5280, 4.2.1.6: the URIs among the subject's other names."""
-    names = _Reader(_only(data, _SEQUENCE, "the subject alternative name"), "the subject alternative name")
-    uris = []
+    names, uris = _items(data, "the subject alternative name"), []
     while names.next_is():
         tag, value = names.any()
         if tag & 0xC0 != 0x80 or tag & 0x1F > _LAST_NAME or tag == 0xA0 | _URI:
@@ -254,8 +256,7 @@ def _key_usage(data: bytes) -> frozenset[str]:
 
 def _purposes(data: bytes) -> frozenset[str]:
     """RFC 5280, 4.2.1.12."""
-    items = _Reader(_only(data, _SEQUENCE, "the extended key usage"), "the extended key usage")
-    purposes = []
+    items, purposes = _items(data, "the extended key usage"), []
     while items.next_is():
         purposes.append(_dotted(items.take(_OID)))
     return frozenset(purposes)

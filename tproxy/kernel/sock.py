@@ -81,7 +81,7 @@ def _ipv6_works() -> bool:
 def dialer(target: Endpoint, mark: int, source: Address | None = None) -> socket.socket:
     """A socket ready to connect to ``target``; with ``source`` it will come from that foreign address (tproxy.rst).
 
-    Its port is not the original one, because that four-tuple is taken, and not of the kernel's choosing: callers' kernels
+    Its port is not the original one, because that four-tuple is taken, and not the kernel's choice: callers' kernels
     choose from the ephemeral range, and a port that both choose makes conntrack take two connections for one.
     """
     v6 = target.ip.version == 6
