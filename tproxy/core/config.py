@@ -9,97 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, TypeVar
 
-from tproxy.core.address import Address, Network, contains, parse_network
+from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.policy import Policy, Rule
+from tproxy.core.settings import (
+    Fast,
+    Files,
+    Limits,
+    Marks,
+    MeshRule,
+    Mode,
+    Outside,
+    Ports,
+    Relay,
+    Sockmap,
+    Splicer,
+)
 
 T = TypeVar("T")
 _DIGITS = re.compile("[0-9]{1,10}")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193: where pods live
-
-
-class Mode(StrEnum):
-    """What a port accepts: mTLS only; mTLS and plaintext; no TLS of ours at all (the names of PeerAuthentication)."""
-
-    STRICT = "strict"
-    PERMISSIVE = "permissive"
-    DISABLE = "disable"
-
-
-class Outside(StrEnum):
-    """What happens to a destination that is not in the mesh."""
-
-    PASSTHROUGH = "passthrough"
-    DENY = "deny"
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the sidecar listens; the numbers are Istio's, which NetworkPolicies and people know."""
-
-    egress: int = 15001
-    ingress: int = 15006
-    admin: int = 15000  # loopback only
-    metrics: int = 15020
-    ready: int = 15021
-
-    @property
-    def private(self) -> frozenset[int]:
-        """Ports that nothing outside the pod may reach."""
-        return frozenset((self.admin, self.egress, self.ingress))
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Bits in the fwmark and the conntrack mark; only this nibble is ours."""
-
-    divert: int = 0x1  # "deliver locally": the policy routing table
-    own: int = 0x2  # sent by the sidecar
-    outward: int = 0x4  # conntrack only: the sidecar's own flow to the network
-    mask: int = 0xF
-    table: int = 133  # routing table
-    preference: int = 100  # of the ip rule
-
-
-@dataclass(frozen=True, slots=True)
-class MeshRule:
-    """Destinations that speak mTLS, and who they must prove to be; no ids means any workload of our trust domain."""
-
-    network: Network
-    ids: tuple[IdPattern, ...] = ()
-    mtls: bool = True
-
-    @property
-    def name(self) -> str:
-        """As it stands in records."""
-        return f"mesh {self.network}"
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """PEM files of the workload's certificate chain, its key and the trust bundle."""
-
-    cert: str
-    key: str
-    ca: str
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Deadlines in seconds, and caps."""
-
-    peek: float = 5.0  # first bytes on a strict port
-    silence: float = 0.3  # permissive: a caller that says nothing this long waits for the server to speak first
-    handshake: float = 10.0
-    connect: float = 10.0
-    drain: float = 30.0
-    handshakes: int = 512  # half-open at once, each direction
-    connections: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +50,7 @@ class Config:
     ports: Ports = field(default_factory=Ports)
     marks: Marks = field(default_factory=Marks)
     limits: Limits = field(default_factory=Limits)
+    fast: Fast = field(default_factory=Fast)
     uid: int = 1337
     gid: int = 1337
 
@@ -141,6 +75,7 @@ class Config:
             capture=_capture(top.inner("capture")),
             ports=ports,
             limits=_limits(top.inner("limits")),
+            fast=_fast(top.inner("fast")),
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
         )
@@ -293,4 +228,32 @@ def _limits(fields: Fields) -> Limits:
     return limits
 
 
-__all__ = ["Config", "ConfigError", "Files", "Limits", "Marks", "MeshRule", "Mode", "Outside", "Ports", "parse_port"]
+def _fast(fields: Fields) -> Fast:
+    base = Fast()
+    fast = Fast(
+        relay=Relay(fields.choice("relay", base.relay, list(Relay))),
+        sockmap=Sockmap(fields.choice("sockmap", base.sockmap, list(Sockmap))),
+        splicer=Splicer(fields.choice("splicer", base.splicer, list(Splicer))),
+        ktls=fields.flag("ktls", base.ktls),
+        resumption=fields.flag("resumption", base.resumption),
+    )
+    fields.finish()
+    return fast
+
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Fast",
+    "Files",
+    "Limits",
+    "Marks",
+    "MeshRule",
+    "Mode",
+    "Outside",
+    "Ports",
+    "Relay",
+    "Sockmap",
+    "Splicer",
+    "parse_port",
+]

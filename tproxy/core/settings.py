@@ -1,0 +1,122 @@
+"""The values that a Config is made of: every port, mark, cap and default stands here once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tproxy.core.address import Network
+from tproxy.core.identity import IdPattern
+
+
+class Mode(StrEnum):
+    """What a port accepts: mTLS only; mTLS and plaintext; no TLS of ours at all (the names of PeerAuthentication)."""
+
+    STRICT = "strict"
+    PERMISSIVE = "permissive"
+    DISABLE = "disable"
+
+
+class Outside(StrEnum):
+    """What happens to a destination that is not in the mesh."""
+
+    PASSTHROUGH = "passthrough"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the sidecar listens; the numbers are Istio's, which NetworkPolicies and people know."""
+
+    egress: int = 15001
+    ingress: int = 15006
+    admin: int = 15000  # loopback only
+    metrics: int = 15020
+    ready: int = 15021
+
+    @property
+    def private(self) -> frozenset[int]:
+        """Ports that nothing outside the pod may reach."""
+        return frozenset((self.admin, self.egress, self.ingress))
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Bits in the fwmark and the conntrack mark; only this nibble is ours."""
+
+    divert: int = 0x1  # "deliver locally": the policy routing table
+    own: int = 0x2  # sent by the sidecar
+    outward: int = 0x4  # conntrack only: the sidecar's own flow to the network
+    mask: int = 0xF
+    table: int = 133  # routing table
+    preference: int = 100  # of the ip rule
+
+
+@dataclass(frozen=True, slots=True)
+class MeshRule:
+    """Destinations that speak mTLS, and who they must prove to be; no ids means any workload of our trust domain."""
+
+    network: Network
+    ids: tuple[IdPattern, ...] = ()
+    mtls: bool = True
+
+    @property
+    def name(self) -> str:
+        """As it stands in records."""
+        return f"mesh {self.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """PEM files of the workload's certificate chain, its key and the trust bundle."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines in seconds, and caps."""
+
+    peek: float = 5.0  # first bytes on a strict port
+    silence: float = 0.3  # permissive: a caller that says nothing this long waits for the server to speak first
+    handshake: float = 10.0
+    connect: float = 10.0
+    drain: float = 30.0
+    handshakes: int = 512  # half-open at once, each direction
+    connections: int = 8192
+
+
+class Relay(StrEnum):
+    """Who carries bytes: the compiled relay, its twin in Python, or the first of them that is there."""
+
+    AUTO = "auto"
+    COMPILED = "compiled"
+    PYTHON = "python"
+
+
+class Sockmap(StrEnum):
+    """BPF between the application's socket and ours: where it can be proven to work, or not at all."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
+class Splicer(StrEnum):
+    """How bytes move between two plain legs: splice(2), a BPF verdict in the kernel, or a copy."""
+
+    SPLICE = "splice"
+    SOCKMAP = "sockmap"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Fast:
+    """Short cuts; each is tested on the running kernel before it is used, and stays off if it fails."""
+
+    relay: Relay = Relay.AUTO
+    sockmap: Sockmap = Sockmap.AUTO
+    splicer: Splicer = Splicer.SPLICE
+    ktls: bool = False
+    resumption: bool = True  # of TLS sessions, within one generation of credentials
