@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv gcc libc6-dev python3-dev
 
 .PHONY: demo test check bench soak clean
 
@@ -23,7 +23,7 @@ bench: $(VENV)/ready
 soak: $(VENV)/ready
 	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"
 	@missing=; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \

@@ -200,13 +200,6 @@ def test_a_watch_sees_a_link_that_was_swapped_and_a_file_that_came_and_went(tmp_
     assert watch.changed() and not watch.changed()
 
 
-def test_the_sidecar_s_way_to_credentials_does_not_load_cryptography() -> None:
-    import sys
-
-    code = "import sys, tproxy.identity.files; sys.exit('cryptography' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_a_key_of_another_type_is_a_mismatch_too(files: Files) -> None:
     command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
     Path(files.key).write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)

@@ -20,13 +20,24 @@ from hypothesis import strategies as st
 from tproxy.control import authority
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
+from tproxy.core.settings import Relay
 from tproxy.kernel.sock import abort
+from tproxy.proxy.compiled import reactor
 from tproxy.proxy.legs import Leg, PlainLeg
-from tproxy.proxy.reactor import Reactor
-from tproxy.proxy.relay import Moved, relay
+from tproxy.proxy.pump import Moved
+from tproxy.proxy.relay import relay
 from tproxy.proxy.tls import Contexts, Session, contexts, handshake
 
 ID = SpiffeId.parse("spiffe://test.local/ns/a/sa/b")
+
+
+RELAY = [Relay.AUTO]
+
+
+@pytest.fixture(scope="module", params=[Relay.COMPILED, Relay.PYTHON], autouse=True)
+def _each(request: pytest.FixtureRequest) -> None:
+    """Every test runs on the compiled relay and on its twin."""
+    RELAY[0] = request.param
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +78,11 @@ class Chain:
             sock.setblocking(False)
         legs = await self._legs()
         self.loop = asyncio.get_running_loop()
-        reactor = Reactor()
+        shared = reactor(RELAY[0])
         self._ready.set()
         self.moved = list(
             await asyncio.gather(
-                relay(PlainLeg(self._down), legs[0], reactor), relay(legs[1], PlainLeg(self._out), reactor)
+                relay(PlainLeg(self._down), legs[0], shared), relay(legs[1], PlainLeg(self._out), shared)
             )
         )
 
@@ -79,8 +90,8 @@ class Chain:
         if self._credentials is None:
             return PlainLeg(self._up), PlainLeg(self._in)
         near, far = await asyncio.gather(
-            handshake(self._up, self._credentials.client, False, 10),
-            handshake(self._in, self._credentials.server, True, 10),
+            handshake(self._up, self._credentials.client, 10),
+            handshake(self._in, self._credentials.server, 10),
         )
         assert isinstance(near, Session) and isinstance(far, Session)
         return near.leg, far.leg

@@ -17,7 +17,7 @@ from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot, SpiffeId, Svid, svid_id
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
-from tproxy.identity.context import context
+from tproxy.identity.openssl import Tls, TlsError, role
 
 LIMIT = 1024 * 1024  # bytes of a file; a bundle of a thousand roots fits
 TRIES = 5  # a rotation may happen between reading the certificate and the key
@@ -131,28 +131,21 @@ def _id(files: Files, leaf: LeafFacts, trust_domain: str, now: float) -> SpiffeI
 def _prove(files: Files, svid: Svid, bundle: bytes) -> None:
     """A TLS 1.3 handshake with ourselves, both sides verifying, in memory."""
     try:
-        server, client = (context(kind, svid, bundle) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
-    except ssl.SSLError as error:
+        ends = tuple(Tls(role(server, svid, bundle, "own")) for server in (False, True))
+    except TlsError as error:
         if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "KEY_TYPE_MISMATCH"):
             raise _RotatingError(files.key, "identity.key", f"is not the key of {files.cert}") from error
-        raise ConfigError(files.cert, "identity", f"OpenSSL refuses it: {error.reason or error}") from error
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        client.wrap_bio(to_client, to_server, server_side=False),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    )
+        raise ConfigError(files.cert, "identity", f"OpenSSL refuses it: {error.why}") from error
     try:
         for _ in range(3):
-            for end in ends:
-                try:
-                    end.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-    except ssl.SSLCertVerificationError as error:
-        why = f"does not verify against our own bundle {files.ca}: {error.verify_message}"
-        raise ConfigError(files.cert, "identity.cert", why) from error
-    except ssl.SSLError as error:
-        raise ConfigError(files.cert, "identity.cert", f"fails a handshake with itself: {error.reason}") from error
+            for end, other in (ends, ends[::-1]):
+                end.shake()
+                other.feed(end.take())
+    except TlsError as error:
+        if error.verify_code:
+            why = f"does not verify against our own bundle {files.ca}: {error.why}"
+            raise ConfigError(files.cert, "identity.cert", why) from error
+        raise ConfigError(files.cert, "identity.cert", f"fails a handshake with itself: {error.why}") from error
 
 
 class Watch:

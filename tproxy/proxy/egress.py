@@ -50,7 +50,7 @@ async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -
     if isinstance(sock, Deny):
         return sock
     try:
-        session = await side.shake(sock, state.contexts.client, server=False)
+        session = await side.shake(sock, state.contexts.client)
         if not isinstance(session, Deny):
             trace.session(session)
             answer = decide.expected(session.peer, wanted.expect, state.config, wanted.rule)

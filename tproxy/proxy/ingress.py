@@ -58,7 +58,7 @@ async def _admitted(down: socket.socket, trace: Trace, state: State, side: Side)
 
 
 async def _proven(down: socket.socket, trace: Trace, state: State, side: Side) -> Leg | Deny:
-    session = await side.shake(down, state.contexts.server, server=True)
+    session = await side.shake(down, state.contexts.server)
     if isinstance(session, Deny):
         return session
     trace.session(session)

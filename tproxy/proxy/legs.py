@@ -6,8 +6,9 @@ A leg reads into a buffer that all connections share, so an idle connection owns
 from __future__ import annotations
 
 import socket
-import ssl
 from typing import Protocol
+
+from tproxy.identity.openssl import RECORD, Tls
 
 CHUNK = 256 * 1024  # bytes read at once; also the most that a leg holds back for a peer that does not read
 ROOM = CHUNK + 32 * 1024  # plaintext of one chunk and of the record that began in the chunk before
@@ -112,27 +113,27 @@ class PlainLeg(_Sender):
 class TlsLeg(_Sender):
     """TLS on memory buffers: OpenSSL never touches the socket, so a stall of one side never blocks the other."""
 
-    __slots__ = ("incoming", "outgoing", "tls")
+    __slots__ = ("_unread", "tls")
 
-    def __init__(
-        self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
-    ) -> None:
+    def __init__(self, sock: socket.socket, tls: Tls) -> None:
         super().__init__(sock)
-        self.tls, self.incoming, self.outgoing = tls, incoming, outgoing
+        self.tls = tls
+        self._unread = True  # the handshake may have brought more than itself
 
     @property
     def buffered(self) -> bool:
-        return self.incoming.pending > 0
+        return self._unread
 
     def read(self, buffers: Buffers) -> int:
-        if not self.incoming.pending:
+        if not self._unread:
             count = self.sock.recv_into(buffers.wire)
             if not count:
                 raise TruncatedError("the peer closed without close_notify")
-            self.incoming.write(buffers.wire[:count])
+            self.tls.feed(buffers.wire[:count])
+        self._unread = False
         total = self._decrypt(buffers.plain)
-        if self.outgoing.pending:  # the answer to a KeyUpdate
-            self._send_records()
+        if answer := self.tls.take():  # to a KeyUpdate
+            self._send_records(answer)
             if self._held is not None and len(self._held) > 2 * ROOM:
                 raise ConnectionAbortedError("the peer asks for new keys and reads nothing")
         if not total and not self.eof:
@@ -141,40 +142,28 @@ class TlsLeg(_Sender):
 
     def _decrypt(self, plain: memoryview) -> int:
         """Every whole record that has arrived; one chunk of ciphertext always fits."""
-        total = 0
-        try:
-            while True:
-                count: int = self.tls.read(ROOM - total, plain[total:])  # type: ignore[assignment]
-                if not count:
-                    self.eof = True
-                    break
-                total += count
-                if not self.incoming.pending or total == ROOM:
-                    break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.eof = True
+        total, read = 0, self.tls.read_into
+        while ROOM - total >= RECORD:
+            count = read(plain[total:])
+            if count is None:
+                return total
+            if not count:
+                self.eof = True
+                return total
+            total += count
         return total
 
     def write(self, data: memoryview) -> bool:
         done, write = 0, self.tls.write
         while done < len(data):
             done += write(data[done:])
-        return self._send_records()
+        return self._send_records(self.tls.take())
 
-    def _send_records(self) -> bool:
-        data = self.outgoing.read()
+    def _send_records(self, data: bytes) -> bool:
         self._held = self._send(data) if self._held is None else memoryview(bytes(self._held) + data)
         return self._held is None
 
     def _end(self) -> bool:
-        """close_notify ends our direction only; the peer may go on. OpenSSL has no whole record unread when asked."""
-        try:
-            self.tls.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass
-        except ssl.SSLError as error:
-            if error.reason != "APPLICATION_DATA_AFTER_CLOSE_NOTIFY":
-                raise
-        return self._send_records()
+        """close_notify ends our direction only; the peer may go on."""
+        self.tls.close_notify()
+        return self._send_records(self.tls.take())

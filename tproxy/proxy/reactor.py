@@ -11,7 +11,8 @@ import select
 import socket
 from collections.abc import Callable
 
-from tproxy.proxy.legs import Buffers
+from tproxy.proxy.legs import Buffers, Leg
+from tproxy.proxy.pump import Pair
 
 Callback = Callable[[], None]
 BATCH = 256  # sockets served before the rest of the loop gets its turn
@@ -34,6 +35,10 @@ class Reactor:
         """Watch nothing any more."""
         asyncio.get_running_loop().remove_reader(self._epoll.fileno())
         self._epoll.close()
+
+    def join(self, down: Leg, up: Leg) -> Pair:
+        """The two directions between two legs, not started yet."""
+        return Pair(down, up, self)
 
     def reader(self, sock: socket.socket, callback: Callback | None) -> None:
         """Call back when there is something to read, an end or an error; None stops that."""

@@ -1,153 +1,25 @@
-"""Joining two legs until both directions have ended. Bounded: a direction reads on only when all it read was sent.
-
-One interface, ``await relay(down, up, reactor)``, so that a faster relay can take its place behind the same tests.
-"""
+"""Joining two legs until both directions have ended, and closing them as they ended."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import abort, cap_receive_buffer, unacknowledged
-from tproxy.proxy.legs import Leg, TruncatedError
-from tproxy.proxy.reactor import Reactor
+from tproxy.kernel.sock import abort, unacknowledged
+from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.legs import Leg
+from tproxy.proxy.pump import Moved
 
-RECEIVE_LIMIT = 4 * 1024 * 1024  # bytes of kernel memory for what a leg has received and we have not read
-CHECK_EVERY = 8 * 1024 * 1024  # bytes moved between two looks at it
 LAST_WORDS = 1.0  # seconds that bytes before a reset get to reach the other side
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What a relay carried, and how it ended."""
-
-    sent: int
-    received: int
-    outcome: Outcome
-    ended_by: str
-    error: Exception | None = None
-
-
-class _Pump:
-    """One direction: from one leg to the other."""
-
-    __slots__ = ("done", "end", "look", "moved", "relay", "source", "target", "waiting")
-
-    def __init__(self, relay: _Relay, source: Leg, target: Leg, end: str) -> None:
-        self.relay, self.source, self.target, self.end = relay, source, target, end
-        self.moved, self.look = 0, CHECK_EVERY
-        self.done = self.waiting = False
-
-    def readable(self) -> None:
-        relay = self.relay
-        try:
-            count = self.source.read(relay.reactor.buffers)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            relay.broke(self.end, error)
-            return
-        try:
-            sent = True
-            if count:
-                self.moved += count
-                sent = self.target.write(relay.reactor.buffers.plain[:count])
-                if self.moved >= self.look:
-                    self._bound()
-            if self.source.eof:
-                self.done = True
-                relay.reactor.reader(self.source.sock, None)
-                sent = self.target.finish()
-        except OSError as error:
-            relay.broke(relay.other(self.end), error)
-            return
-        if not sent:
-            self._pause()
-        elif self.done:
-            relay.direction_ended(self.end)
-
-    def _pause(self) -> None:
-        self.waiting = True
-        if not self.done:
-            self.relay.reactor.reader(self.source.sock, None)
-        self.relay.reactor.writer(self.target.sock, self.writable)
-
-    def writable(self) -> None:
-        try:
-            if not self.target.flush():
-                return
-        except OSError as error:
-            self.relay.broke(self.relay.other(self.end), error)
-            return
-        self.waiting = False
-        self.relay.reactor.writer(self.target.sock, None)
-        if self.done:
-            self.relay.direction_ended(self.end)
-        else:
-            self.relay.reactor.reader(self.source.sock, self.readable)
-            self.readable()
-
-    def _bound(self) -> None:
-        self.look = self.moved + CHECK_EVERY
-        cap_receive_buffer(self.source.sock, RECEIVE_LIMIT)
-
-
-class _Relay:
-    """The state of both directions; ended exactly once."""
-
-    __slots__ = ("back", "down", "ended", "forth", "last", "reactor", "up")
-
-    def __init__(self, down: Leg, up: Leg, reactor: Reactor) -> None:
-        self.reactor, self.down, self.up = reactor, down, up
-        self.forth = _Pump(self, down, up, "source")
-        self.back = _Pump(self, up, down, "target")
-        self.last = ""
-        self.ended: asyncio.Future[Moved] = asyncio.get_running_loop().create_future()
-
-    def start(self) -> None:
-        """Both directions; what arrived before we looked (behind a handshake, say) is carried first."""
-        for pump in (self.forth, self.back):
-            self.reactor.reader(pump.source.sock, pump.readable)
-        for pump in sorted((self.forth, self.back), key=lambda pump: not pump.source.buffered):
-            if not self.ended.done():
-                pump.readable()
-
-    @staticmethod
-    def other(end: str) -> str:
-        return "target" if end == "source" else "source"
-
-    def direction_ended(self, end: str) -> None:
-        self.last = self.last or end
-        if self.forth.done and self.back.done and not (self.forth.waiting or self.back.waiting):
-            self._end(Outcome.CLOSED, self.last)
-
-    def broke(self, end: str, error: OSError) -> None:
-        self._end(Outcome.TRUNCATED if isinstance(error, TruncatedError) else Outcome.RESET, end, error)
-
-    def _end(self, outcome: Outcome, end: str, error: Exception | None = None) -> None:
-        self.detach()
-        if not self.ended.done():
-            self.ended.set_result(Moved(self.forth.moved, self.back.moved, outcome, end, error))
-
-    def detach(self) -> None:
-        for leg in (self.down, self.up):
-            if leg.sock.fileno() >= 0:
-                self.reactor.forget(leg.sock)
-
-    def forget(self) -> None:
-        """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
-        for pump in (self.forth, self.back):
-            del pump.relay
-
-
-async def relay(down: Leg, up: Leg, reactor: Reactor) -> Moved:
+async def relay(down: Leg, up: Leg, reactor: AnyReactor) -> Moved:
     """Carry bytes both ways until both ended or one side broke; then both sockets are closed, with RST if it broke.
 
     Cancelling it cuts the connection: both sides get RST.
     """
-    state = _Relay(down, up, reactor)
+    state = reactor.join(down, up)
     try:
         state.start()
         moved = await state.ended

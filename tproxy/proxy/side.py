@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
+from tproxy.identity.openssl import Role
 from tproxy.kernel.sock import dialer
-from tproxy.proxy.reactor import Reactor
+from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.tls import Contexts, Session, handshake
 from tproxy.proxy.wait import connect
 
@@ -44,8 +44,11 @@ class Side:
 
     state: State
     finished: Callable[[Record], None]
-    reactor: Reactor = field(default_factory=Reactor)
+    reactor: AnyReactor = field(init=False)
     handshakes: int = 0
+
+    def __post_init__(self) -> None:
+        self.reactor = reactor(self.state.config.fast.relay)
 
     @contextmanager
     def half_open(self) -> Iterator[Deny | None]:
@@ -60,10 +63,10 @@ class Side:
         finally:
             self.handshakes -= 1
 
-    async def shake(self, sock: socket.socket, context: ssl.SSLContext, server: bool) -> Session | Deny:
+    async def shake(self, sock: socket.socket, role: Role) -> Session | Deny:
         """A handshake within the cap and the deadline."""
         with self.half_open() as full:
-            return full or await handshake(sock, context, server, self.state.config.limits.handshake)
+            return full or await handshake(sock, role, self.state.config.limits.handshake)
 
 
 async def dial(target: Endpoint, config: Config, source: Address | None = None) -> socket.socket | Deny:

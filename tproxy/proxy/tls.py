@@ -6,20 +6,18 @@ OpenSSL verifies the chain against our trust domain's bundle; the SPIFFE rules a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
-import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from tproxy.core.decide import MESH_ALPN
-from tproxy.core.hello import ServerHello, group_name, server_hello
 from tproxy.core.identity import Snapshot, SpiffeId, svid_id
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
-from tproxy.identity.context import context
+from tproxy.identity.openssl import Role, Tls, TlsError, role
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.wait import readable, send_all
 
@@ -41,8 +39,8 @@ class Contexts:
     """Both roles of one snapshot of credentials."""
 
     snapshot: Snapshot
-    server: ssl.SSLContext
-    client: ssl.SSLContext
+    server: Role
+    client: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +54,40 @@ class Session:
 
 
 def contexts(snapshot: Snapshot, trust_domain: str) -> Contexts:
-    """Contexts that trust the bundle of our own trust domain and nothing else. ssl.SSLError if the PEM does not fit."""
+    """Contexts that trust the bundle of our own trust domain and nothing else. TlsError if the PEM does not fit."""
     server, client = (
-        context(kind, snapshot.svid, snapshot.bundles[trust_domain])
-        for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
+        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN) for server in (True, False)
     )
-    for made in (server, client):
-        made.set_alpn_protocols([MESH_ALPN])
-        made.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
-    server.num_tickets = 0  # no resumption: every connection proves its identity anew
     return Contexts(snapshot, server, client)
 
 
-async def handshake(sock: socket.socket, role: ssl.SSLContext, server: bool, seconds: float) -> Session | Deny:
+async def handshake(sock: socket.socket, side: Role, seconds: float) -> Session | Deny:
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = role.wrap_bio(incoming, outgoing, server_side=server)
-    hello: list[bytes] = []  # the server's first flight, whoever sent it: it names the group
+    tls = Tls(side)
     try:
         async with asyncio.timeout(seconds):
-            await _shake(
-                sock, tls, incoming, outgoing, lambda data, ours: hello.append(data) if ours is server else None
-            )
+            await _shake(sock, tls)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
-    except ssl.SSLError as error:
-        await _last_alert(sock, outgoing)
-        return denial(error, server)
+    except TlsError as error:
+        _last_alert(sock, tls)
+        return denial(error, side.server)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    certificate = tls.getpeercert(binary_form=True) or b""
+    certificate = tls.peer_certificate()
     match _identify(hashlib.sha256(certificate).digest(), certificate):
         case Deny() as deny:
             return deny
         case (peer, serial):
-            return Session(TlsLeg(sock, tls, incoming, outgoing), peer, serial, _facts(tls, hello))
+            return Session(TlsLeg(sock, tls), peer, serial, TlsFacts(*tls.agreed()))
 
 
-async def _shake(
-    sock: socket.socket,
-    tls: ssl.SSLObject,
-    incoming: ssl.MemoryBIO,
-    outgoing: ssl.MemoryBIO,
-    saw: Callable[[bytes, bool], None],
-) -> None:
+async def _shake(sock: socket.socket, tls: Tls) -> None:
     """Flights back and forth until OpenSSL is content; bounded by the caller's deadline and MAX_HANDSHAKE."""
     total = 0
     while True:
-        try:
-            tls.do_handshake()
-            done = True
-        except ssl.SSLWantReadError:
-            done = False
-        if outgoing.pending:
-            flight = outgoing.read()
-            saw(flight, True)
+        done = tls.shake()
+        if flight := tls.take():
             await send_all(sock, flight)
         if done:
             return
@@ -118,8 +95,7 @@ async def _shake(
         total += len(data)
         if not data or total > MAX_HANDSHAKE:
             raise ConnectionResetError("closed" if not data else f"more than {MAX_HANDSHAKE} bytes of handshake")
-        saw(data, False)
-        incoming.write(data)
+        tls.feed(data)
 
 
 async def _receive(sock: socket.socket) -> bytes:
@@ -130,13 +106,11 @@ async def _receive(sock: socket.socket) -> bytes:
             await readable(sock)
 
 
-async def _last_alert(sock: socket.socket, outgoing: ssl.MemoryBIO) -> None:
+def _last_alert(sock: socket.socket, tls: Tls) -> None:
     """Tell the peer why, if its socket takes it at once."""
-    if outgoing.pending:
-        try:
-            sock.send(outgoing.read())
-        except OSError:
-            return
+    if alert := tls.take():
+        with contextlib.suppress(OSError):
+            sock.send(alert)
 
 
 @lru_cache(maxsize=1024)
@@ -149,12 +123,11 @@ def _identify(_digest: bytes, certificate: bytes) -> tuple[SpiffeId, int] | Deny
             return found if isinstance(found, Deny) else (found, leaf.serial)
 
 
-def denial(error: ssl.SSLError, server: bool) -> Deny:
+def denial(error: TlsError, server: bool) -> Deny:
     """OpenSSL's error in our words."""
-    reason, text = error.reason or "", str(error.args[1] if len(error.args) > 1 else error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        name = _VERIFY.get(error.verify_code, Reason.PEER_UNTRUSTED)
-        return Deny(name, f"the peer's certificate: {error.verify_message}")
+    reason = error.reason
+    if error.verify_code:
+        return Deny(_VERIFY.get(error.verify_code, Reason.PEER_UNTRUSTED), f"the peer's certificate: {error.why}")
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Deny(Reason.NO_CERTIFICATE, "the caller sent no client certificate")
     if "ALERT" in reason:
@@ -163,11 +136,4 @@ def denial(error: ssl.SSLError, server: bool) -> Deny:
         )
     if reason in _NOT_TLS and not server:
         return Deny(Reason.PEER_NOT_TLS, "the destination answered something that is not TLS")
-    return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {reason.lower() or text}")
-
-
-def _facts(tls: ssl.SSLObject, flights: list[bytes]) -> TlsFacts:
-    cipher = tls.cipher()
-    found = server_hello(b"".join(flights))
-    group = group_name(found.group) if isinstance(found, ServerHello) and found.group is not None else ""
-    return TlsFacts(tls.version() or "", cipher[0] if cipher else "", group)
+    return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {error.why}")

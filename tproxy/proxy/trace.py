@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record, TlsFacts
-from tproxy.proxy.relay import Moved
+from tproxy.identity.openssl import TlsError
+from tproxy.proxy.pump import Moved
 from tproxy.proxy.tls import Session, denial
 
 _FAILED = frozenset((Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.INTERNAL))
@@ -44,7 +44,7 @@ class Trace:
     def moved(self, moved: Moved) -> Record:
         """Something was carried, to whatever end."""
         error, reason, why = moved.error, None, str(moved.error or "")
-        if isinstance(error, ssl.SSLError):  # an alert, or damage, in the middle of the stream
+        if isinstance(error, TlsError):  # an alert, or damage, in the middle of the stream
             deny = denial(error, self.direction is Direction.INGRESS)
             reason, why = deny.reason, deny.why
         elif self._turned_away(moved):

@@ -1,0 +1,234 @@
+"""TLS by OpenSSL, as the ``cryptography`` wheel carries it: contexts, and connections that never touch a socket.
+
+That OpenSSL is newer than most distributions', and the same everywhere (ARCHITECTURE.md has the measurements). What
+pyOpenSSL does not wrap is called by its C name through the same binding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+
+from tproxy.core.identity import Svid
+
+CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+GROUPS = ("X25519MLKEM768", "P-256", "X25519")  # the order in which they are offered
+RECORD = 16384  # bytes of plaintext in one TLS record, at most (RFC 8446, 5.1)
+TICKET_SECONDS = 600  # a chain that was verified longer ago than this is verified again
+RELEASE_BUFFERS = 0x10  # openssl/ssl.h: an idle connection keeps no record buffers
+VERIFY_FAILED = "CERTIFICATE_VERIFY_FAILED"
+
+_lib, _ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # no public way to what is not wrapped
+
+
+class TlsError(OSError):
+    """OpenSSL refuses: ``reason`` in its own words (openssl/sslerr.h), for chains also X509_V_ERR_*, else 0."""
+
+    def __init__(self, reason: str, verify_code: int = 0) -> None:
+        why = _verify_message(verify_code) if verify_code else reason.lower().replace("_", " ")
+        super().__init__(why)
+        self.reason, self.verify_code, self.why = reason, verify_code, why
+
+
+def _verify_message(code: int) -> str:
+    text: bytes = _ffi.string(_lib.X509_verify_cert_error_string(code))
+    return text.decode("ascii", "replace")
+
+
+def version() -> str:
+    """As OpenSSL names itself."""
+    return SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One side's context, made from one generation of credentials."""
+
+    context: SSL.Context
+    server: bool
+
+
+def role(server: bool, svid: Svid, bundle: bytes, alpn: str, resumption: bool = False) -> Role:
+    """TLS 1.3 for one side, trusting one bundle. TlsError if key, chain or bundle do not fit. No file is touched.
+
+    Host names are not checked, because a SPIFFE id is, before the first byte is forwarded.
+    """
+    made = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
+    try:
+        made.set_min_proto_version(SSL.TLS1_3_VERSION)
+        made.set_tls13_ciphersuites(CIPHERS)
+        _lib.SSL_CTX_set1_curves_list(made._context, ":".join(GROUPS).encode())
+        made.set_mode(RELEASE_BUFFERS)
+        made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        _credentials(made, svid, bundle)
+    except SSL.Error as error:
+        raise _error(error) from None
+    _alpn(made, server, alpn.encode())
+    _tickets(made, resumption)
+    return Role(made, server)
+
+
+def _credentials(made: SSL.Context, svid: Svid, bundle: bytes) -> None:
+    try:
+        leaf, *others = x509.load_pem_x509_certificates(svid.chain_pem)
+        key = load_pem_private_key(svid.key_pem, None)
+        made.use_certificate(leaf)
+        for other in others:
+            made.add_extra_chain_cert(other)
+        made.use_privatekey(key)  # type: ignore[arg-type]  # a kind that OpenSSL cannot use is refused there
+        made.check_privatekey()
+        store = made.get_cert_store()
+        for block in bundle.split(b"-----END CERTIFICATE-----")[:-1]:
+            root = block + b"-----END CERTIFICATE-----\n"
+            store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, root))  # type: ignore[union-attr]
+    except (ValueError, TypeError) as error:
+        raise TlsError(f"UNUSABLE: {error}") from None
+    except crypto.Error as error:
+        raise _error(error) from None
+
+
+def _alpn(made: SSL.Context, server: bool, name: bytes) -> None:
+    if not server:
+        made.set_alpn_protos([name])
+        return
+    made.set_alpn_select_callback(
+        lambda _connection, offered: name if name in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+    )
+
+
+def _tickets(made: SSL.Context, resumption: bool) -> None:
+    """Tickets are sealed with keys that live and die with this context: other credentials, other tickets."""
+    made.set_session_id(b"tproxy")
+    made.set_timeout(TICKET_SECONDS)
+    made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    if not resumption:
+        made.set_options(SSL.OP_NO_TICKET)
+
+
+class Tls:
+    """One connection's TLS between memory buffers: ``feed`` what arrived, ``take`` what is to be sent."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, side: Role, session: SSL.Session | None = None) -> None:
+        self.connection = SSL.Connection(side.context, None)
+        if side.server:
+            self.connection.set_accept_state()
+        else:
+            self.connection.set_connect_state()
+            if session is not None:
+                self.connection.set_session(session)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Ciphertext from the peer; all of it is kept until it is used."""
+        if data:
+            self.connection.bio_write(data)
+
+    def take(self, limit: int = 1 << 20) -> bytes:
+        """Ciphertext for the peer, at most ``limit`` bytes; empty if there is none."""
+        try:
+            return self.connection.bio_read(limit)
+        except SSL.WantReadError:
+            return b""
+
+    def shake(self) -> bool:
+        """Go on with the handshake; True when it is complete. TlsError if it cannot be."""
+        try:
+            self.connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.Error as error:
+            raise self._failed(error) from None
+        return True
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        """Plaintext of one record; 0 when the peer has ended its direction; None: a whole record is not there yet."""
+        try:
+            return self.connection.recv_into(buffer, min(len(buffer), RECORD))
+        except SSL.WantReadError:
+            return None
+        except SSL.ZeroReturnError:
+            return 0
+        except SSL.Error as error:
+            raise self._failed(error) from None
+
+    def write(self, data: memoryview) -> int:
+        """Encrypt; the number of bytes taken, at least one."""
+        try:
+            return self.connection.send(data)
+        except SSL.Error as error:
+            raise self._failed(error) from None
+
+    def close_notify(self) -> None:
+        """End our direction; the peer may go on with its own (RFC 8446, 6.1)."""
+        try:
+            self.connection.shutdown()
+        except SSL.Error as error:
+            raise self._failed(error) from None
+
+    def peer_certificate(self) -> bytes:
+        """The peer's leaf, DER; empty if it sent none."""
+        found = self.connection.get_peer_certificate()
+        return b"" if found is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, found)
+
+    def agreed(self) -> tuple[str, str, str]:
+        """Version, cipher suite and group."""
+        connection = self.connection
+        return (
+            connection.get_protocol_version_name(),
+            connection.get_cipher_name() or "",
+            connection.get_group_name() or "",
+        )
+
+    def session(self) -> SSL.Session | None:
+        """What a later connection may resume; useful only after the peer's first bytes, which carry the ticket."""
+        return self.connection.get_session()
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake stood on an earlier one."""
+        return bool(_lib.SSL_session_reused(self.connection._ssl))
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Where SSL, the BIO for what arrives and the BIO for what leaves are in memory; alive as long as we are."""
+        made = self.connection
+        ssl, incoming, outgoing = (
+            int(_ffi.cast("uintptr_t", it)) for it in (made._ssl, made._into_ssl, made._from_ssl)
+        )
+        return ssl, incoming, outgoing
+
+    def failure(self) -> TlsError:
+        """What went wrong in the call that just failed, from OpenSSL's queue of errors."""
+        try:
+            SSL._raise_current_error()
+        except SSL.Error as error:
+            return self._failed(error)
+        return TlsError("SYSCALL")
+
+    def _failed(self, error: SSL.Error) -> TlsError:
+        made = _error(error)
+        if made.reason != VERIFY_FAILED:
+            return made
+        return TlsError(made.reason, _lib.SSL_get_verify_result(self.connection._ssl))
+
+
+def _error(error: Exception) -> TlsError:
+    """pyOpenSSL's list of (library, function, reason); the first is the cause."""
+    found = error.args[0] if error.args and isinstance(error.args[0], list) and error.args[0] else None
+    text = str(found[0][2]) if found else str(error) or type(error).__name__
+    return TlsError(text.upper().replace(" ", "_"))
+
+
+def addresses(names: Sequence[str]) -> dict[str, int]:
+    """Where functions of this OpenSSL are in memory. ImportError, or AttributeError, if the binding has changed."""
+    from cryptography.hazmat.bindings._rust import _openssl  # the library itself, below pyOpenSSL's view of it
+
+    return {name: _address(_openssl.ffi.addressof(_openssl.lib, name)) for name in names}
+
+
+def _address(pointer: object) -> int:
+    return int(_ffi.cast("uintptr_t", pointer))

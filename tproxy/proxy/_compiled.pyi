@@ -1,0 +1,19 @@
+import asyncio
+from collections.abc import Mapping
+
+from tproxy.proxy.legs import Leg
+from tproxy.proxy.pump import Moved
+
+NEEDED: tuple[str, ...]
+
+def bind(addresses: Mapping[str, int]) -> None: ...
+
+class Pair:
+    ended: asyncio.Future[Moved]
+    def start(self) -> None: ...
+    def detach(self) -> None: ...
+    def forget(self) -> None: ...
+
+class Reactor:
+    def close(self) -> None: ...
+    def join(self, down: Leg, up: Leg) -> Pair: ...

@@ -1,0 +1,385 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
+"""The compiled relay: reactor.py, legs.py and pump.py once more, with system calls and OpenSSL called from C.
+
+What it does and in which order is theirs, line by line; the same tests run on both. OpenSSL is not linked: its
+functions are called by the addresses that ``bind`` was given, in the library that made the connections.
+"""
+
+import asyncio
+import os
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+from tproxy.core.record import Outcome
+from tproxy.kernel.sock import cap_receive_buffer
+from tproxy.proxy.legs import TruncatedError
+from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t recv(int fd, void *buffer, size_t length, int flags)
+    ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    int shutdown(int fd, int how)
+    enum: MSG_NOSIGNAL, SHUT_WR
+
+cdef extern from "unistd.h" nogil:
+    int close(int fd)
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int epoll, int op, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int maximum, int timeout)
+    int epoll_create1(int flags)
+    enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+
+cdef enum:
+    CHUNK = 131072  # bytes read at once
+    RECORD = 16384  # plaintext of one TLS record
+    ROOM = CHUNK + 2 * RECORD  # a chunk, what was left of the record before it, and the overhead of its records
+    BATCH = 128  # events taken at once
+    ROUNDS = 8  # batches before the rest of the loop gets its turn
+    NOTHING = -1
+    BROKEN = -2
+
+cdef uint64_t LOOK = _CHECK_EVERY
+
+cdef struct Library:
+    int (*SSL_read)(void *, void *, int) noexcept nogil
+    int (*SSL_write)(void *, const void *, int) noexcept nogil
+    int (*SSL_get_error)(const void *, int) noexcept nogil
+    int (*SSL_shutdown)(void *) noexcept nogil
+    int (*BIO_read)(void *, void *, int) noexcept nogil
+    int (*BIO_write)(void *, const void *, int) noexcept nogil
+    void (*ERR_clear_error)() noexcept nogil
+
+cdef Library library
+NEEDED = ("SSL_read", "SSL_write", "SSL_get_error", "SSL_shutdown", "BIO_read", "BIO_write", "ERR_clear_error")
+
+
+def bind(addresses):
+    """Where OpenSSL's functions are, by name."""
+    library.SSL_read = <int (*)(void *, void *, int) noexcept nogil><uintptr_t>addresses["SSL_read"]
+    library.SSL_write = <int (*)(void *, const void *, int) noexcept nogil><uintptr_t>addresses["SSL_write"]
+    library.SSL_get_error = <int (*)(const void *, int) noexcept nogil><uintptr_t>addresses["SSL_get_error"]
+    library.SSL_shutdown = <int (*)(void *) noexcept nogil><uintptr_t>addresses["SSL_shutdown"]
+    library.BIO_read = <int (*)(void *, void *, int) noexcept nogil><uintptr_t>addresses["BIO_read"]
+    library.BIO_write = <int (*)(void *, const void *, int) noexcept nogil><uintptr_t>addresses["BIO_write"]
+    library.ERR_clear_error = <void (*)() noexcept nogil><uintptr_t>addresses["ERR_clear_error"]
+
+
+cdef class Leg:
+    """One side: a descriptor, and OpenSSL's objects if it speaks TLS."""
+
+    cdef object leg, error
+    cdef Pair pair
+    cdef int fd
+    cdef uint32_t mask
+    cdef void *ssl
+    cdef void *incoming
+    cdef void *outgoing
+    cdef unsigned char *held
+    cdef size_t start, end
+    cdef uint64_t moved, look
+    cdef bint eof, done, waiting, ending, unread, is_up
+
+    def __cinit__(self, leg, bint is_up):
+        self.leg, self.is_up = leg, is_up
+        self.fd = leg.sock.fileno()
+        self.look = LOOK
+        tls = getattr(leg, "tls", None)
+        if tls is not None:
+            self.unread = True
+            ssl, incoming, outgoing = tls.addresses()
+            self.ssl, self.incoming, self.outgoing = (
+                <void *><uintptr_t>ssl, <void *><uintptr_t>incoming, <void *><uintptr_t>outgoing
+            )
+
+    def __dealloc__(self):
+        free(self.held)
+
+    cdef ssize_t broke(self, error) noexcept:
+        self.error = error
+        return BROKEN
+
+    cdef ssize_t failed(self) noexcept:
+        if errno == EAGAIN or errno == EINTR:
+            return NOTHING
+        return self.broke(OSError(errno, os.strerror(errno)))
+
+    cdef ssize_t read(self, unsigned char *wire, unsigned char *plain) noexcept:
+        """Bytes now in ``plain``; 0 with ``eof``; NOTHING yet; BROKEN with ``error``."""
+        cdef ssize_t count
+        if self.ssl != NULL:
+            return self.read_tls(wire, plain)
+        count = recv(self.fd, plain, CHUNK, 0)
+        if count < 0:
+            return self.failed()
+        self.eof = count == 0
+        return count
+
+    cdef ssize_t read_tls(self, unsigned char *wire, unsigned char *plain) noexcept:
+        cdef ssize_t count, total = 0
+        cdef int code
+        if not self.unread:
+            count = recv(self.fd, wire, CHUNK, 0)
+            if count < 0:
+                return self.failed()
+            if count == 0:
+                return self.broke(TruncatedError("the peer closed without close_notify"))
+            if library.BIO_write(self.incoming, wire, <int>count) != count:
+                return self.broke(MemoryError("OpenSSL has no memory"))
+        self.unread = False
+        library.ERR_clear_error()  # SSL_get_error(3) looks at the whole queue
+        while ROOM - total >= RECORD:
+            count = library.SSL_read(self.ssl, plain + total, <int>(ROOM - total))
+            if count > 0:
+                total += count
+                continue
+            code = library.SSL_get_error(self.ssl, <int>count)
+            if code == 6:  # SSL_ERROR_ZERO_RETURN
+                self.eof = True
+            elif code != 2:  # SSL_ERROR_WANT_READ
+                return self.broke(self.leg.tls.failure())
+            break
+        count = self.send_records(wire)  # the answer to a KeyUpdate
+        if count == BROKEN:
+            return BROKEN
+        if self.end - self.start > 2 * ROOM:
+            return self.broke(ConnectionAbortedError("the peer asks for new keys and reads nothing"))
+        return total if total or self.eof else NOTHING
+
+    cdef ssize_t write(self, unsigned char *data, size_t length, unsigned char *wire) noexcept:
+        """Take all; 1 if the kernel has it, 0 if ``flush`` must be called when writable, or BROKEN."""
+        cdef size_t done = 0
+        cdef int count
+        if self.ssl == NULL:
+            return self.push(data, length)
+        while done < length:
+            count = library.SSL_write(self.ssl, data + done, <int>(length - done))
+            if count <= 0:
+                return self.broke(self.leg.tls.failure())
+            done += count
+        return self.send_records(wire)
+
+    cdef ssize_t send_records(self, unsigned char *wire) noexcept:
+        cdef int count
+        while True:
+            count = library.BIO_read(self.outgoing, wire, ROOM)
+            if count <= 0:
+                return self.held == NULL
+            if self.push(wire, count) == BROKEN:
+                return BROKEN
+
+    cdef ssize_t push(self, unsigned char *data, size_t length) noexcept:
+        """Send, and hold what the kernel does not take: 1, 0 or BROKEN."""
+        cdef ssize_t sent = 0
+        cdef unsigned char *room
+        if self.held == NULL:
+            sent = send(self.fd, data, length, MSG_NOSIGNAL)
+            if sent == <ssize_t>length:
+                return 1
+            if sent < 0:
+                if self.failed() == BROKEN:
+                    return BROKEN
+                sent = 0
+        room = <unsigned char *>realloc(self.held, self.end + length - sent)
+        if room == NULL:
+            return self.broke(MemoryError("no memory for what the peer does not read"))
+        memcpy(room + self.end, data + sent, length - sent)
+        self.held, self.end = room, self.end + length - sent
+        return 0
+
+    cdef ssize_t flush(self, unsigned char *wire) noexcept:
+        """1 when nothing is left, 0 or BROKEN."""
+        cdef ssize_t sent
+        if self.held != NULL:
+            sent = send(self.fd, self.held + self.start, self.end - self.start, MSG_NOSIGNAL)
+            if sent < 0:
+                return 0 if self.failed() == NOTHING else BROKEN
+            self.start += sent
+            if self.start < self.end:
+                return 0
+            free(self.held)
+            self.held, self.start, self.end = NULL, 0, 0
+        if self.ending:
+            self.ending = False
+            return self.end_direction(wire)
+        return 1
+
+    cdef ssize_t finish(self, unsigned char *wire) noexcept:
+        self.ending = True
+        return self.flush(wire)
+
+    cdef ssize_t end_direction(self, unsigned char *wire) noexcept:
+        if self.ssl == NULL:
+            if shutdown(self.fd, SHUT_WR) < 0:
+                return self.broke(OSError(errno, os.strerror(errno)))
+            return 1
+        if library.SSL_shutdown(self.ssl) < 0:
+            return self.broke(self.leg.tls.failure())
+        return self.send_records(wire)
+
+
+cdef class Pair:
+    """Both directions of one connection; ended exactly once."""
+
+    cdef Reactor reactor
+    cdef Leg down, up
+    cdef readonly object ended
+    cdef str last
+
+    def __cinit__(self, Reactor reactor, down, up):
+        self.reactor, self.last = reactor, ""
+        self.down, self.up = Leg(down, False), Leg(up, True)
+        self.down.pair = self.up.pair = self
+        self.ended = reactor.loop.create_future()
+
+    def start(self):
+        """Both directions; what arrived before we looked (behind a handshake, say) is carried first."""
+        cdef Leg leg
+        self.reactor.watch(self.down, EPOLLIN)
+        self.reactor.watch(self.up, EPOLLIN)
+        for leg in sorted((self.down, self.up), key=lambda leg: not (<Leg>leg).unread):
+            if leg.mask & EPOLLIN:
+                self.readable(leg)
+
+    cdef Leg other(self, Leg leg):
+        return self.down if leg.is_up else self.up
+
+    cdef void readable(self, Leg source) noexcept:
+        cdef Leg target = self.other(source)
+        cdef unsigned char *wire = self.reactor.wire
+        cdef ssize_t count = source.read(wire, self.reactor.plain), sent = 1
+        if count == NOTHING:
+            return
+        if count == BROKEN:
+            self.broke(source)
+            return
+        if count:
+            source.moved += count
+            sent = target.write(self.reactor.plain, count, wire)
+            if source.moved >= source.look:
+                source.look = source.moved + LOOK
+                cap_receive_buffer(source.leg.sock, RECEIVE_LIMIT)
+        if source.eof and sent != BROKEN:
+            source.done = True
+            self.reactor.watch(source, source.mask & ~<uint32_t>EPOLLIN)
+            sent = target.finish(wire)
+        if sent == BROKEN:
+            self.broke(target)
+        elif sent == 0:
+            source.waiting = True
+            self.reactor.watch(source, source.mask & ~<uint32_t>EPOLLIN)
+            self.reactor.watch(target, target.mask | EPOLLOUT)
+        elif source.done:
+            self.direction_ended(source)
+
+    cdef void writable(self, Leg target) noexcept:
+        cdef Leg source = self.other(target)
+        cdef ssize_t sent = target.flush(self.reactor.wire)
+        if sent == 0:
+            return
+        if sent == BROKEN:
+            self.broke(target)
+            return
+        source.waiting = False
+        self.reactor.watch(target, target.mask & ~<uint32_t>EPOLLOUT)
+        if source.done:
+            self.direction_ended(source)
+        else:
+            self.reactor.watch(source, source.mask | EPOLLIN)
+            self.readable(source)
+
+    cdef void direction_ended(self, Leg source) noexcept:
+        self.last = self.last or ("target" if source.is_up else "source")
+        if self.down.done and self.up.done and not (self.down.waiting or self.up.waiting):
+            self.finish(Outcome.CLOSED, self.last, None)
+
+    cdef void broke(self, Leg leg) noexcept:
+        error, leg.error = leg.error, None
+        outcome = Outcome.TRUNCATED if isinstance(error, TruncatedError) else Outcome.RESET
+        self.finish(outcome, "target" if leg.is_up else "source", error)
+
+    cdef void finish(self, outcome, str end, error) noexcept:
+        self.detach()
+        if not self.ended.done():
+            self.ended.set_result(Moved(self.down.moved, self.up.moved, outcome, end, error))
+
+    cpdef detach(self):
+        """Watch neither socket any more."""
+        self.reactor.watch(self.down, 0)
+        self.reactor.watch(self.up, 0)
+
+    def forget(self):
+        """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
+        self.down.pair = self.up.pair = None
+
+
+cdef class Reactor:
+    """One a loop: two buffers, and an epoll of our own, nested in the loop's (epoll(7))."""
+
+    cdef object loop
+    cdef int epoll
+    cdef unsigned char *wire
+    cdef unsigned char *plain
+
+    def __cinit__(self):
+        self.epoll = -1
+        self.wire = <unsigned char *>malloc(ROOM)
+        self.plain = <unsigned char *>malloc(ROOM)
+        if self.wire == NULL or self.plain == NULL:
+            raise MemoryError
+        self.loop = asyncio.get_running_loop()
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.loop.add_reader(self.epoll, self.serve)
+
+    def __dealloc__(self):
+        free(self.wire)
+        free(self.plain)
+        if self.epoll >= 0:
+            close(self.epoll)
+
+    def close(self):
+        """Watch nothing any more."""
+        self.loop.remove_reader(self.epoll)
+        close(self.epoll)
+        self.epoll = -1
+
+    def join(self, down, up):
+        """The two directions between two legs, not started yet."""
+        return Pair(self, down, up)
+
+    cdef void watch(self, Leg leg, uint32_t wanted) noexcept:
+        cdef epoll_event event
+        cdef int op
+        if wanted == leg.mask:
+            return
+        op = EPOLL_CTL_DEL if wanted == 0 else EPOLL_CTL_MOD if leg.mask else EPOLL_CTL_ADD
+        event.events, event.data.ptr = wanted, <void *>leg
+        leg.mask = wanted
+        epoll_ctl(self.epoll, op, leg.fd, &event)
+
+    def serve(self):
+        """Every ready socket, until none is or others have waited long enough."""
+        cdef epoll_event events[BATCH]
+        cdef int count, index, turn
+        cdef uint32_t seen
+        cdef Leg leg
+        for turn in range(ROUNDS):
+            count = epoll_wait(self.epoll, events, BATCH, 0)
+            for index in range(count):
+                leg, seen = <Leg>events[index].data.ptr, events[index].events
+                if seen & (EPOLLIN | EPOLLERR | EPOLLHUP) and leg.mask & EPOLLIN:
+                    leg.pair.readable(leg)
+                if seen & (EPOLLOUT | EPOLLERR | EPOLLHUP) and leg.mask & EPOLLOUT:
+                    leg.pair.writable(leg)
+            if count < BATCH // 4:
+                break
