@@ -39,9 +39,11 @@ cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
 
 cdef enum:
-    CHUNK = 131072  # bytes read at once
+    CHUNK = 262144  # bytes read at once
     RECORD = 16384  # plaintext of one TLS record
     ROOM = CHUNK + 2 * RECORD  # a chunk, what was left of the record before it, and the overhead of its records
+    FULL = CHUNK - 2 * RECORD  # a read of this much was bulk
+    TURNS = 4  # reads in a row of one direction
     BATCH = 128  # events taken at once
     ROUNDS = 8  # batches before the rest of the loop gets its turn
     NOTHING = -1
@@ -253,14 +255,22 @@ cdef class Pair:
         return self.down if leg.is_up else self.up
 
     cdef void readable(self, Leg source) noexcept:
+        """Once; bulk, which fills the buffer, gets a few more turns before others do."""
+        cdef int turn
+        for turn in range(TURNS):
+            if not self.once(source):
+                return
+
+    cdef bint once(self, Leg source) noexcept:
+        """Carry what there is; whether there is likely more, and both sides are willing."""
         cdef Leg target = self.other(source)
         cdef unsigned char *wire = self.reactor.wire
         cdef ssize_t count = source.read(wire, self.reactor.plain), sent = 1
         if count == NOTHING:
-            return
+            return False
         if count == BROKEN:
             self.broke(source)
-            return
+            return False
         if count:
             source.moved += count
             sent = target.write(self.reactor.plain, count, wire)
@@ -279,6 +289,7 @@ cdef class Pair:
             self.reactor.watch(target, target.mask | EPOLLOUT)
         elif source.done:
             self.direction_ended(source)
+        return sent == 1 and count >= FULL and source.mask & EPOLLIN != 0
 
     cdef void writable(self, Leg target) noexcept:
         cdef Leg source = self.other(target)
