@@ -22,7 +22,7 @@ from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
 from tproxy.kernel.sock import abort
-from tproxy.proxy.compiled import reactor
+from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.relay import relay
@@ -76,9 +76,9 @@ class Chain:
     async def _run(self) -> None:
         for sock in (self._down, self._up, self._in, self._out):
             sock.setblocking(False)
-        legs = await self._legs()
-        self.loop = asyncio.get_running_loop()
         shared = reactor(RELAY[0])
+        legs = await self._legs(shared)
+        self.loop = asyncio.get_running_loop()
         self._ready.set()
         self.moved = list(
             await asyncio.gather(
@@ -86,12 +86,12 @@ class Chain:
             )
         )
 
-    async def _legs(self) -> tuple[Leg, Leg]:
+    async def _legs(self, shared: AnyReactor) -> tuple[Leg, Leg]:
         if self._credentials is None:
             return PlainLeg(self._up), PlainLeg(self._in)
         near, far = await asyncio.gather(
-            handshake(self._up, self._credentials.client, 10),
-            handshake(self._in, self._credentials.server, 10),
+            handshake(self._up, self._credentials.client, 10, shared),
+            handshake(self._in, self._credentials.server, 10, shared),
         )
         assert isinstance(near, Session) and isinstance(far, Session)
         return near.leg, far.leg

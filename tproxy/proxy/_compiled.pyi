@@ -1,7 +1,8 @@
 import asyncio
+import socket
 from collections.abc import Mapping
 
-from tproxy.proxy.legs import Leg
+from tproxy.proxy.legs import Leg, TlsLeg
 from tproxy.proxy.pump import Moved
 
 NEEDED: tuple[str, ...]
@@ -16,4 +17,7 @@ class Pair:
 
 class Reactor:
     def close(self) -> None: ...
+    async def readable(self, sock: socket.socket) -> None: ...
+    async def writable(self, sock: socket.socket) -> None: ...
+    async def shake(self, leg: TlsLeg, limit: int) -> None: ...
     def join(self, down: Leg, up: Leg) -> Pair: ...

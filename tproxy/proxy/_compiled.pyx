@@ -54,6 +54,7 @@ cdef uint64_t LOOK = _CHECK_EVERY
 cdef struct Library:
     int (*SSL_read)(void *, void *, int) noexcept nogil
     int (*SSL_write)(void *, const void *, int) noexcept nogil
+    int (*SSL_do_handshake)(void *) noexcept nogil
     int (*SSL_get_error)(const void *, int) noexcept nogil
     int (*SSL_shutdown)(void *) noexcept nogil
     int (*BIO_read)(void *, void *, int) noexcept nogil
@@ -61,13 +62,16 @@ cdef struct Library:
     void (*ERR_clear_error)() noexcept nogil
 
 cdef Library library
-NEEDED = ("SSL_read", "SSL_write", "SSL_get_error", "SSL_shutdown", "BIO_read", "BIO_write", "ERR_clear_error")
+NEEDED = (
+    "SSL_do_handshake", "SSL_read", "SSL_write", "SSL_get_error", "SSL_shutdown", "BIO_read", "BIO_write", "ERR_clear_error"
+)
 
 
 def bind(addresses):
     """Where OpenSSL's functions are, by name."""
     library.SSL_read = <int (*)(void *, void *, int) noexcept nogil><uintptr_t>addresses["SSL_read"]
     library.SSL_write = <int (*)(void *, const void *, int) noexcept nogil><uintptr_t>addresses["SSL_write"]
+    library.SSL_do_handshake = <int (*)(void *) noexcept nogil><uintptr_t>addresses["SSL_do_handshake"]
     library.SSL_get_error = <int (*)(const void *, int) noexcept nogil><uintptr_t>addresses["SSL_get_error"]
     library.SSL_shutdown = <int (*)(void *) noexcept nogil><uintptr_t>addresses["SSL_shutdown"]
     library.BIO_read = <int (*)(void *, void *, int) noexcept nogil><uintptr_t>addresses["BIO_read"]
@@ -75,13 +79,21 @@ def bind(addresses):
     library.ERR_clear_error = <void (*)() noexcept nogil><uintptr_t>addresses["ERR_clear_error"]
 
 
-cdef class Leg:
+cdef class Watched:
+    """What the reactor calls back: a descriptor, and what is waited for."""
+
+    cdef int fd
+    cdef uint32_t mask
+
+    cdef void ready(self, uint32_t seen) noexcept:
+        pass
+
+
+cdef class Leg(Watched):
     """One side: a descriptor, and OpenSSL's objects if it speaks TLS."""
 
     cdef object leg, error
     cdef Pair pair
-    cdef int fd
-    cdef uint32_t mask
     cdef void *ssl
     cdef void *incoming
     cdef void *outgoing
@@ -104,6 +116,12 @@ cdef class Leg:
 
     def __dealloc__(self):
         free(self.held)
+
+    cdef void ready(self, uint32_t seen) noexcept:
+        if seen & (EPOLLIN | EPOLLERR | EPOLLHUP) and self.mask & EPOLLIN:
+            self.pair.readable(self)
+        if seen & (EPOLLOUT | EPOLLERR | EPOLLHUP) and self.mask & EPOLLOUT:
+            self.pair.writable(self)
 
     cdef ssize_t broke(self, error) noexcept:
         self.error = error
@@ -332,6 +350,81 @@ cdef class Pair:
         self.down.pair = self.up.pair = None
 
 
+cdef class Wait(Watched):
+    """Waiting for one socket, once."""
+
+    cdef object future
+
+    def __cinit__(self, sock, future):
+        self.fd, self.future = sock.fileno(), future
+
+    cdef void ready(self, uint32_t seen) noexcept:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+cdef class Shake(Watched):
+    """A handshake: flights back and forth until OpenSSL is content."""
+
+    cdef Reactor reactor
+    cdef Leg leg
+    cdef object tls, future
+    cdef size_t limit
+
+    def __cinit__(self, Reactor reactor, leg, size_t limit):
+        self.reactor, self.tls, self.limit = reactor, leg.tls, limit
+        self.leg = Leg(leg, False)
+        self.fd = self.leg.fd
+        self.future = reactor.loop.create_future()
+
+    cdef void ready(self, uint32_t seen) noexcept:
+        if not self.future.done():
+            self.step(seen)
+
+    cdef void step(self, uint32_t seen) noexcept:
+        """What can be done now, and what to wait for before the next step."""
+        cdef Leg leg = self.leg
+        cdef unsigned char *wire = self.reactor.wire
+        cdef ssize_t sent, count
+        cdef int code
+        if leg.held != NULL:
+            sent = leg.flush(wire)
+            if sent == BROKEN:
+                self.future.set_exception(leg.error)
+            if sent != 1:
+                return
+        while True:
+            library.ERR_clear_error()
+            code = library.SSL_do_handshake(leg.ssl)
+            if code != 1 and library.SSL_get_error(leg.ssl, code) != 2:  # SSL_ERROR_WANT_READ
+                self.future.set_exception(self.tls.failure())
+                return
+            sent = leg.send_records(wire)
+            if sent == BROKEN:
+                self.future.set_exception(leg.error)
+                return
+            if code == 1 and sent == 1:
+                self.future.set_result(None)
+                return
+            if sent == 0:
+                self.reactor.watch(self, EPOLLOUT)
+                return
+            count = recv(leg.fd, wire, CHUNK, 0)
+            if count < 0:
+                if leg.failed() == BROKEN:
+                    self.future.set_exception(leg.error)
+                else:
+                    self.reactor.watch(self, EPOLLIN)
+                return
+            if count == 0 or <size_t>count > self.limit:
+                self.future.set_exception(ConnectionResetError("closed" if count == 0 else "too long a handshake"))
+                return
+            self.limit -= count
+            if library.BIO_write(leg.incoming, wire, <int>count) != count:
+                self.future.set_exception(OSError("OpenSSL has no memory"))
+                return
+
+
 cdef class Reactor:
     """One a loop: two buffers, and an epoll of our own, nested in the loop's (epoll(7))."""
 
@@ -368,29 +461,52 @@ cdef class Reactor:
         """The two directions between two legs, not started yet."""
         return Pair(self, down, up)
 
-    cdef void watch(self, Leg leg, uint32_t wanted) noexcept:
+    async def readable(self, sock):
+        """Until there is something to read, an end, or an error."""
+        await self.wait(sock, EPOLLIN)
+
+    async def writable(self, sock):
+        """Until there is room to write, or an error."""
+        await self.wait(sock, EPOLLOUT)
+
+    async def wait(self, sock, uint32_t wanted):
+        """Until one of these events, or an error."""
+        cdef Wait job = Wait(sock, self.loop.create_future())
+        self.watch(job, wanted)
+        try:
+            await job.future
+        finally:
+            self.watch(job, 0)
+
+    async def shake(self, leg, size_t limit):
+        """A handshake of at most ``limit`` bytes from the peer. TlsError, or OSError when the peer breaks it off."""
+        cdef Shake job = Shake(self, leg, limit)
+        try:
+            job.step(0)
+            await job.future
+        finally:
+            self.watch(job, 0)
+
+    cdef void watch(self, Watched watched, uint32_t wanted) noexcept:
         cdef epoll_event event
         cdef int op
-        if wanted == leg.mask:
+        if wanted == watched.mask:
             return
-        op = EPOLL_CTL_DEL if wanted == 0 else EPOLL_CTL_MOD if leg.mask else EPOLL_CTL_ADD
-        event.events, event.data.ptr = wanted, <void *>leg
-        leg.mask = wanted
-        epoll_ctl(self.epoll, op, leg.fd, &event)
+        op = EPOLL_CTL_DEL if wanted == 0 else EPOLL_CTL_MOD if watched.mask else EPOLL_CTL_ADD
+        event.events, event.data.ptr = wanted, <void *>watched
+        watched.mask = wanted
+        epoll_ctl(self.epoll, op, watched.fd, &event)
 
     def serve(self):
         """Every ready socket, until none is or others have waited long enough."""
         cdef epoll_event events[BATCH]
         cdef int count, index, turn
-        cdef uint32_t seen
-        cdef Leg leg
+        cdef Watched watched
         for turn in range(ROUNDS):
             count = epoll_wait(self.epoll, events, BATCH, 0)
             for index in range(count):
-                leg, seen = <Leg>events[index].data.ptr, events[index].events
-                if seen & (EPOLLIN | EPOLLERR | EPOLLHUP) and leg.mask & EPOLLIN:
-                    leg.pair.readable(leg)
-                if seen & (EPOLLOUT | EPOLLERR | EPOLLHUP) and leg.mask & EPOLLOUT:
-                    leg.pair.writable(leg)
+                watched = <Watched>events[index].data.ptr
+                if watched.mask:  # else an earlier one of this batch has ended it
+                    watched.ready(events[index].events)
             if count < BATCH // 4:
                 break

@@ -36,7 +36,7 @@ async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
             return deny
         case decide.Plain(target, rule):
             trace.rule = rule
-            sock = await dial(target, config)
+            sock = await dial(target, config, side.reactor)
             return sock if isinstance(sock, Deny) else PlainLeg(sock)
         case decide.Mtls() as wanted:
             trace.rule = wanted.rule
@@ -46,7 +46,7 @@ async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
 
 
 async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -> Leg | Deny:
-    sock = await dial(wanted.target, state.config)
+    sock = await dial(wanted.target, state.config, side.reactor)
     if isinstance(sock, Deny):
         return sock
     try:

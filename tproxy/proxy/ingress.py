@@ -23,7 +23,7 @@ async def ingress(down: socket.socket, trace: Trace, side: Side) -> Record:
     trace.own, trace.own_serial = state.own, f"{state.serial:x}"
     try:
         leg = await _admitted(down, trace, state, side)
-        up = leg if isinstance(leg, Deny) else await dial(trace.target, state.config, source=trace.source.ip)
+        up = leg if isinstance(leg, Deny) else await dial(trace.target, state.config, side.reactor, trace.source.ip)
     except BaseException:
         abort(down)
         raise
@@ -41,7 +41,9 @@ async def _admitted(down: socket.socket, trace: Trace, state: State, side: Side)
         return mode
     spoken: decide.First = decide.Gone()
     if mode is not Mode.DISABLE:
-        spoken = await first(down, config.limits.silence if mode is Mode.PERMISSIVE else config.limits.peek)
+        spoken = await first(
+            down, config.limits.silence if mode is Mode.PERMISSIVE else config.limits.peek, side.reactor
+        )
     match decide.ingress(trace.target, mode, spoken):
         case Deny() as deny:
             return deny

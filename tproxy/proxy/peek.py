@@ -7,12 +7,12 @@ import socket
 
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import NeedMore, parse
-from tproxy.proxy.wait import readable
+from tproxy.proxy.compiled import AnyReactor
 
 LIMIT = 16 * 1024  # bytes of a ClientHello
 
 
-async def first(sock: socket.socket, seconds: float) -> First:
+async def first(sock: socket.socket, seconds: float, reactor: AnyReactor) -> First:
     """What the caller speaks, as far as it can be told within ``seconds``; never raises on what a caller does."""
     seen: First = Silence(seconds)
     try:
@@ -23,7 +23,7 @@ async def first(sock: socket.socket, seconds: float) -> First:
                     return seen
                 if isinstance(seen, NeedMore):  # sleep until there is more than that: readiness is level-triggered
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(seen.at_least, seen.have + 1))
-                await readable(sock)
+                await reactor.readable(sock)
     except TimeoutError:
         return seen
     except OSError:

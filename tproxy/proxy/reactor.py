@@ -11,10 +11,12 @@ import select
 import socket
 from collections.abc import Callable
 
-from tproxy.proxy.legs import Buffers, Leg
+from tproxy.proxy.legs import Buffers, Leg, TlsLeg
 from tproxy.proxy.pump import Pair
+from tproxy.proxy.wait import readable, send_all, writable
 
 Callback = Callable[[], None]
+FLIGHT = 64 * 1024  # bytes read at once during a handshake
 BATCH = 256  # sockets served before the rest of the loop gets its turn
 _READ = select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP
 _WRITE = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
@@ -39,6 +41,36 @@ class Reactor:
     def join(self, down: Leg, up: Leg) -> Pair:
         """The two directions between two legs, not started yet."""
         return Pair(down, up, self)
+
+    async def readable(self, sock: socket.socket) -> None:
+        """Until there is something to read, an end, or an error."""
+        await readable(sock)
+
+    async def writable(self, sock: socket.socket) -> None:
+        """Until there is room to write, or an error."""
+        await writable(sock)
+
+    async def shake(self, leg: TlsLeg, limit: int) -> None:
+        """A handshake of at most ``limit`` bytes from the peer. TlsError, or OSError when the peer breaks it off."""
+        tls = leg.tls
+        while True:
+            done = tls.shake()
+            if flight := tls.take():
+                await send_all(leg.sock, flight)
+            if done:
+                return
+            data = await self._receive(leg.sock)
+            limit -= len(data)
+            if not data or limit < 0:
+                raise ConnectionResetError("closed" if not data else "too long a handshake")
+            tls.feed(data)
+
+    async def _receive(self, sock: socket.socket) -> bytes:
+        while True:
+            try:
+                return sock.recv(FLIGHT)
+            except BlockingIOError:
+                await readable(sock)
 
     def reader(self, sock: socket.socket, callback: Callback | None) -> None:
         """Call back when there is something to read, an end or an error; None stops that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from tproxy.identity.openssl import Role
 from tproxy.kernel.sock import dialer
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.tls import Contexts, Session, handshake
-from tproxy.proxy.wait import connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,17 @@ class Side:
     async def shake(self, sock: socket.socket, role: Role) -> Session | Deny:
         """A handshake within the cap and the deadline."""
         with self.half_open() as full:
-            return full or await handshake(sock, role, self.state.config.limits.handshake)
+            return full or await handshake(sock, role, self.state.config.limits.handshake, self.reactor)
 
 
-async def dial(target: Endpoint, config: Config, source: Address | None = None) -> socket.socket | Deny:
+async def dial(
+    target: Endpoint, config: Config, reactor: AnyReactor, source: Address | None = None
+) -> socket.socket | Deny:
     """A connected socket, or why there is none."""
     seconds = config.limits.connect
     try:
         async with asyncio.timeout(seconds):
-            return await _connected(target, config.marks.own, source)
+            return await _connected(target, config.marks.own, reactor, source)
     except TimeoutError:
         return Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
     except OSError as error:
@@ -83,12 +85,22 @@ async def dial(target: Endpoint, config: Config, source: Address | None = None) 
         return Deny(name, f"connecting to {target}: {error.strerror}")
 
 
-async def _connected(target: Endpoint, mark: int, source: Address | None) -> socket.socket:
+async def connect(sock: socket.socket, target: Endpoint, reactor: AnyReactor) -> None:
+    """connect(2) without blocking; OSError as the kernel reports it."""
+    code = sock.connect_ex((str(target.ip), target.port))
+    if code == errno.EINPROGRESS:
+        await reactor.writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+async def _connected(target: Endpoint, mark: int, reactor: AnyReactor, source: Address | None) -> socket.socket:
     """Another borrowed port is tried when the one we drew is in use towards this target."""
     for last in (False,) * 15 + (True,):
         sock = dialer(target, mark, source)
         try:
-            await connect(sock, target)
+            await connect(sock, target, reactor)
         except OSError as error:
             sock.close()
             if last or source is None or error.errno != errno.EADDRNOTAVAIL:

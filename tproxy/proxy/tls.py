@@ -18,10 +18,9 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity.openssl import Role, Tls, TlsError, role
+from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import TlsLeg
-from tproxy.proxy.wait import readable, send_all
 
-FLIGHT = 64 * 1024  # bytes read at once during a handshake
 MAX_HANDSHAKE = 256 * 1024  # bytes of a peer's whole handshake; a chain longer than that is hostile
 
 _VERIFY = {  # openssl/x509_vfy.h
@@ -61,49 +60,25 @@ def contexts(snapshot: Snapshot, trust_domain: str) -> Contexts:
     return Contexts(snapshot, server, client)
 
 
-async def handshake(sock: socket.socket, side: Role, seconds: float) -> Session | Deny:
+async def handshake(sock: socket.socket, side: Role, seconds: float, reactor: AnyReactor) -> Session | Deny:
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
-    tls = Tls(side)
+    leg = TlsLeg(sock, Tls(side))
     try:
         async with asyncio.timeout(seconds):
-            await _shake(sock, tls)
+            await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except TlsError as error:
-        _last_alert(sock, tls)
+        _last_alert(sock, leg.tls)
         return denial(error, side.server)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    certificate = tls.peer_certificate()
+    certificate = leg.tls.peer_certificate()
     match _identify(hashlib.sha256(certificate).digest(), certificate):
         case Deny() as deny:
             return deny
         case (peer, serial):
-            return Session(TlsLeg(sock, tls), peer, serial, TlsFacts(*tls.agreed()))
-
-
-async def _shake(sock: socket.socket, tls: Tls) -> None:
-    """Flights back and forth until OpenSSL is content; bounded by the caller's deadline and MAX_HANDSHAKE."""
-    total = 0
-    while True:
-        done = tls.shake()
-        if flight := tls.take():
-            await send_all(sock, flight)
-        if done:
-            return
-        data = await _receive(sock)
-        total += len(data)
-        if not data or total > MAX_HANDSHAKE:
-            raise ConnectionResetError("closed" if not data else f"more than {MAX_HANDSHAKE} bytes of handshake")
-        tls.feed(data)
-
-
-async def _receive(sock: socket.socket) -> bytes:
-    while True:
-        try:
-            return sock.recv(FLIGHT)
-        except BlockingIOError:
-            await readable(sock)
+            return Session(leg, peer, serial, TlsFacts(*leg.tls.agreed()))
 
 
 def _last_alert(sock: socket.socket, tls: Tls) -> None:

@@ -1,13 +1,9 @@
-"""Waiting for one socket, once: readable, writable, connected. The relay has its own way and does not come here."""
+"""Waiting for one socket, once, by the loop: what the relay in Python does where the compiled one has its own way."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
-
-from tproxy.core.address import Endpoint
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -37,16 +33,6 @@ async def writable(sock: socket.socket) -> None:
         await future
     finally:
         loop.remove_writer(fd)
-
-
-async def connect(sock: socket.socket, target: Endpoint) -> None:
-    """connect(2) without blocking; OSError as the kernel reports it."""
-    code = sock.connect_ex((str(target.ip), target.port))
-    if code == errno.EINPROGRESS:
-        await writable(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
 
 
 async def send_all(sock: socket.socket, data: bytes) -> None:
