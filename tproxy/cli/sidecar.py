@@ -124,7 +124,7 @@ class _Loader:
         paths = [config.identity.cert, config.identity.key, config.identity.ca]
         self.watch = files.Watch([*paths, self.args.config] if self.args.config else paths)
         snapshot = files.load(config.identity, config.trust_domain, time.time())
-        return State(config, contexts(snapshot, config.trust_domain))
+        return State(config, contexts(snapshot, config.trust_domain, config.groups, config.fast.resumption))
 
     def changed(self) -> bool:
         """Whether a file that we read is another one now."""

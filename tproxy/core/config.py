@@ -19,6 +19,7 @@ from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
     Fast,
     Files,
+    Group,
     Limits,
     Marks,
     MeshRule,
@@ -31,6 +32,7 @@ from tproxy.core.settings import (
 )
 
 T = TypeVar("T")
+GROUPS = (Group.HYBRID, Group.P256, Group.X25519)  # the order of preference
 _DIGITS = re.compile("[0-9]{1,10}")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193: where pods live
 
@@ -50,6 +52,7 @@ class Config:
     ports: Ports = field(default_factory=Ports)
     marks: Marks = field(default_factory=Marks)
     limits: Limits = field(default_factory=Limits)
+    groups: tuple[Group, ...] = GROUPS
     fast: Fast = field(default_factory=Fast)
     uid: int = 1337
     gid: int = 1337
@@ -75,6 +78,7 @@ class Config:
             capture=_capture(top.inner("capture")),
             ports=ports,
             limits=_limits(top.inner("limits")),
+            groups=_groups(top.inner("tls")),
             fast=_fast(top.inner("fast")),
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
@@ -226,6 +230,18 @@ def _limits(fields: Fields) -> Limits:
     limits = Limits(**seconds, **counts)  # type: ignore[arg-type]
     fields.finish()
     return limits
+
+
+def _groups(fields: Fields) -> tuple[Group, ...]:
+    groups = fields.some("groups", _text_of(_group)) or GROUPS
+    fields.finish()
+    return groups
+
+
+def _group(text: str) -> Group:
+    if text not in list(Group):
+        raise ValueError(f"expected one of {', '.join(Group)}")
+    return Group(text)
 
 
 def _fast(fields: Fields) -> Fast:

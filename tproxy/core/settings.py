@@ -88,6 +88,15 @@ class Limits:
     connections: int = 8192
 
 
+class Group(StrEnum):
+    """Key exchange of TLS 1.3: a hybrid that a quantum computer does not open, and the classic ones."""
+
+    HYBRID = "X25519MLKEM768"
+    P256 = "P-256"
+    X25519 = "X25519"
+    P384 = "P-384"
+
+
 class Relay(StrEnum):
     """Who carries bytes: the compiled relay, its twin in Python, or the first of them that is there."""
 

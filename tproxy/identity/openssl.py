@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -16,12 +17,12 @@ from OpenSSL import SSL, crypto
 from tproxy.core.identity import Svid
 
 CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-GROUPS = ("X25519MLKEM768", "P-256", "X25519")  # the order in which they are offered
 RECORD = 16384  # bytes of plaintext in one TLS record, at most (RFC 8446, 5.1)
 TICKET_SECONDS = 600  # a chain that was verified longer ago than this is verified again
 RELEASE_BUFFERS = 0x10  # openssl/ssl.h: an idle connection keeps no record buffers
 VERIFY_FAILED = "CERTIFICATE_VERIFY_FAILED"
 
+Ticket: TypeAlias = SSL.Session
 _lib, _ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # no public way to what is not wrapped
 
 
@@ -52,7 +53,9 @@ class Role:
     server: bool
 
 
-def role(server: bool, svid: Svid, bundle: bytes, alpn: str, resumption: bool = False) -> Role:
+def role(
+    server: bool, svid: Svid, bundle: bytes, alpn: str, groups: Sequence[str] = (), resumption: bool = False
+) -> Role:
     """TLS 1.3 for one side, trusting one bundle. TlsError if key, chain or bundle do not fit. No file is touched.
 
     Host names are not checked, because a SPIFFE id is, before the first byte is forwarded.
@@ -61,7 +64,8 @@ def role(server: bool, svid: Svid, bundle: bytes, alpn: str, resumption: bool = 
     try:
         made.set_min_proto_version(SSL.TLS1_3_VERSION)
         made.set_tls13_ciphersuites(CIPHERS)
-        _lib.SSL_CTX_set1_curves_list(made._context, ":".join(GROUPS).encode())
+        if groups:
+            _lib.SSL_CTX_set1_curves_list(made._context, ":".join(groups).encode())
         made.set_mode(RELEASE_BUFFERS)
         made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         _credentials(made, svid, bundle)
@@ -114,14 +118,14 @@ class Tls:
 
     __slots__ = ("connection",)
 
-    def __init__(self, side: Role, session: SSL.Session | None = None) -> None:
+    def __init__(self, side: Role, ticket: Ticket | None = None) -> None:
         self.connection = SSL.Connection(side.context, None)
         if side.server:
             self.connection.set_accept_state()
         else:
             self.connection.set_connect_state()
-            if session is not None:
-                self.connection.set_session(session)
+            if ticket is not None:
+                self.connection.set_session(ticket)
 
     def feed(self, data: bytes | memoryview) -> None:
         """Ciphertext from the peer; all of it is kept until it is used."""
@@ -184,8 +188,8 @@ class Tls:
             connection.get_group_name() or "",
         )
 
-    def session(self) -> SSL.Session | None:
-        """What a later connection may resume; useful only after the peer's first bytes, which carry the ticket."""
+    def ticket(self) -> Ticket | None:
+        """What a later connection may resume; there is none before the peer's first bytes, which carry it."""
         return self.connection.get_session()
 
     @property

@@ -8,9 +8,9 @@ from typing import assert_never
 from tproxy.core import decide
 from tproxy.core.config import Config
 from tproxy.core.reason import Deny
-from tproxy.core.record import Record
+from tproxy.core.record import Outcome, Record
 from tproxy.kernel.sock import abort, is_local
-from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.legs import Leg, PlainLeg, TlsLeg
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import Side, State, dial
 from tproxy.proxy.trace import Trace
@@ -25,7 +25,10 @@ async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
             abort(down)
             return trace.refused(deny)
         case up:
-            return trace.moved(await relay(PlainLeg(down), up, side.reactor))
+            moved = await relay(PlainLeg(down), up, side.reactor)
+            if isinstance(up, TlsLeg) and moved.outcome is Outcome.CLOSED and state.config.fast.resumption:
+                state.contexts.sessions.keep(trace.target, up.tls.ticket())
+            return trace.moved(moved)
 
 
 async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
@@ -50,7 +53,7 @@ async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -
     if isinstance(sock, Deny):
         return sock
     try:
-        session = await side.shake(sock, state.contexts.client)
+        session = await side.shake(sock, state.contexts.client, state.contexts.sessions.take(wanted.target))
         if not isinstance(session, Deny):
             trace.session(session)
             answer = decide.expected(session.peer, wanted.expect, state.config, wanted.rule)
@@ -60,6 +63,7 @@ async def _secure(wanted: decide.Mtls, trace: Trace, state: State, side: Side) -
     except BaseException:
         abort(sock)
         raise
+    state.contexts.sessions.drop(wanted.target)
     abort(sock)
     return session
 

@@ -14,7 +14,7 @@ from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
-from tproxy.identity.openssl import Role
+from tproxy.identity.openssl import Role, Ticket
 from tproxy.kernel.sock import dialer
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.tls import Contexts, Session, handshake
@@ -63,10 +63,10 @@ class Side:
         finally:
             self.handshakes -= 1
 
-    async def shake(self, sock: socket.socket, role: Role) -> Session | Deny:
+    async def shake(self, sock: socket.socket, role: Role, ticket: Ticket | None = None) -> Session | Deny:
         """A handshake within the cap and the deadline."""
         with self.half_open() as full:
-            return full or await handshake(sock, role, self.state.config.limits.handshake, self.reactor)
+            return full or await handshake(sock, role, self.state.config.limits.handshake, self.reactor, ticket)
 
 
 async def dial(

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import hashlib
 import socket
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tproxy.core.decide import MESH_ALPN
@@ -17,9 +19,10 @@ from tproxy.core.identity import Snapshot, SpiffeId, svid_id
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
-from tproxy.identity.openssl import Role, Tls, TlsError, role
+from tproxy.identity.openssl import Role, Ticket, Tls, TlsError, role
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import TlsLeg
+from tproxy.proxy.sessions import Sessions
 
 MAX_HANDSHAKE = 256 * 1024  # bytes of a peer's whole handshake; a chain longer than that is hostile
 
@@ -40,6 +43,7 @@ class Contexts:
     snapshot: Snapshot
     server: Role
     client: Role
+    sessions: Sessions = field(default_factory=Sessions, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +56,20 @@ class Session:
     facts: TlsFacts
 
 
-def contexts(snapshot: Snapshot, trust_domain: str) -> Contexts:
+def contexts(snapshot: Snapshot, trust_domain: str, groups: Sequence[str] = (), resumption: bool = False) -> Contexts:
     """Contexts that trust the bundle of our own trust domain and nothing else. TlsError if the PEM does not fit."""
     server, client = (
-        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN) for server in (True, False)
+        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN, groups, resumption)
+        for server in (True, False)
     )
     return Contexts(snapshot, server, client)
 
 
-async def handshake(sock: socket.socket, side: Role, seconds: float, reactor: AnyReactor) -> Session | Deny:
+async def handshake(
+    sock: socket.socket, side: Role, seconds: float, reactor: AnyReactor, ticket: Ticket | None = None
+) -> Session | Deny:
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
-    leg = TlsLeg(sock, Tls(side))
+    leg = TlsLeg(sock, Tls(side, ticket))
     try:
         async with asyncio.timeout(seconds):
             await reactor.shake(leg, MAX_HANDSHAKE)
@@ -77,8 +84,11 @@ async def handshake(sock: socket.socket, side: Role, seconds: float, reactor: An
     match _identify(hashlib.sha256(certificate).digest(), certificate):
         case Deny() as deny:
             return deny
-        case (peer, serial):
-            return Session(leg, peer, serial, TlsFacts(*leg.tls.agreed()))
+        case (peer, leaf):
+            # a full handshake has just verified the chain; a resumed one stands on an earlier verification
+            if leg.tls.resumed and not leaf.not_before <= time.time() < leaf.not_after:
+                return Deny(Reason.PEER_EXPIRED, "the peer's certificate has expired since the session began")
+            return Session(leg, peer, leaf.serial, TlsFacts(*leg.tls.agreed()))
 
 
 def _last_alert(sock: socket.socket, tls: Tls) -> None:
@@ -89,13 +99,13 @@ def _last_alert(sock: socket.socket, tls: Tls) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _identify(_digest: bytes, certificate: bytes) -> tuple[SpiffeId, int] | Deny:
+def _identify(_digest: bytes, certificate: bytes) -> tuple[SpiffeId, LeafFacts] | Deny:
     match leaf_facts(certificate):
         case Malformed(why):
             return Deny(Reason.PEER_BAD_ID, f"the peer's certificate cannot be read: {why}")
         case LeafFacts() as leaf:
             found = svid_id(leaf)
-            return found if isinstance(found, Deny) else (found, leaf.serial)
+            return found if isinstance(found, Deny) else (found, leaf)
 
 
 def denial(error: TlsError, server: bool) -> Deny:
