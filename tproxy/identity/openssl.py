@@ -54,11 +54,18 @@ class Role:
 
 
 def role(
-    server: bool, svid: Svid, bundle: bytes, alpn: str, groups: Sequence[str] = (), resumption: bool = False
+    server: bool,
+    svid: Svid,
+    bundle: bytes,
+    alpn: str,
+    groups: Sequence[str] = (),
+    resumption: bool = False,
+    proven: bool = False,
 ) -> Role:
     """TLS 1.3 for one side, trusting one bundle. TlsError if key, chain or bundle do not fit. No file is touched.
 
-    Host names are not checked, because a SPIFFE id is, before the first byte is forwarded.
+    Host names are not checked, because a SPIFFE id is, before the first byte is forwarded. With ``proven`` our own chain
+    has been verified against the bundle already: its intermediates, which most peers share, then need no second look.
     """
     made = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
     try:
@@ -68,7 +75,7 @@ def role(
             _lib.SSL_CTX_set1_curves_list(made._context, ":".join(groups).encode())
         made.set_mode(RELEASE_BUFFERS)
         made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-        _credentials(made, svid, bundle)
+        _credentials(made, svid, bundle, proven)
     except SSL.Error as error:
         raise _error(error) from None
     _alpn(made, server, alpn.encode())
@@ -76,7 +83,7 @@ def role(
     return Role(made, server)
 
 
-def _credentials(made: SSL.Context, svid: Svid, bundle: bytes) -> None:
+def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> None:
     try:
         leaf, *others = x509.load_pem_x509_certificates(svid.chain_pem)
         key = load_pem_private_key(svid.key_pem, None)
@@ -89,6 +96,10 @@ def _credentials(made: SSL.Context, svid: Svid, bundle: bytes) -> None:
         for block in bundle.split(b"-----END CERTIFICATE-----")[:-1]:
             root = block + b"-----END CERTIFICATE-----\n"
             store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, root))  # type: ignore[union-attr]
+        if proven:
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+            for other in others:
+                store.add_cert(crypto.X509.from_cryptography(other))
     except (ValueError, TypeError) as error:
         raise TlsError(f"UNUSABLE: {error}") from None
     except crypto.Error as error:

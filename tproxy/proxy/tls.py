@@ -57,9 +57,9 @@ class Session:
 
 
 def contexts(snapshot: Snapshot, trust_domain: str, groups: Sequence[str] = (), resumption: bool = False) -> Contexts:
-    """Contexts that trust the bundle of our own trust domain and nothing else. TlsError if the PEM does not fit."""
+    """Contexts that trust the bundle of our own trust domain and nothing else; the snapshot is proven. TlsError if the PEM does not fit."""
     server, client = (
-        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN, groups, resumption)
+        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN, groups, resumption, proven=True)
         for server in (True, False)
     )
     return Contexts(snapshot, server, client)
