@@ -64,8 +64,8 @@ def role(
 ) -> Role:
     """TLS 1.3 for one side, trusting one bundle. TlsError if key, chain or bundle do not fit. No file is touched.
 
-    Host names are not checked, because a SPIFFE id is, before the first byte is forwarded. With ``proven`` our own chain
-    has been verified against the bundle already: its intermediates, which most peers share, then need no second look.
+    Host names are not checked, because a SPIFFE id is, before the first byte is forwarded. With ``proven`` our own
+    chain has been verified against the bundle: its intermediates, which most peers share, need no second look then.
     """
     made = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
     try:
@@ -93,9 +93,10 @@ def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> 
         made.use_privatekey(key)  # type: ignore[arg-type]  # a kind that OpenSSL cannot use is refused there
         made.check_privatekey()
         store = made.get_cert_store()
+        assert store is not None  # every context has one
         for block in bundle.split(b"-----END CERTIFICATE-----")[:-1]:
             root = block + b"-----END CERTIFICATE-----\n"
-            store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, root))  # type: ignore[union-attr]
+            store.add_cert(crypto.load_certificate(crypto.FILETYPE_PEM, root))
         if proven:
             store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
             for other in others:

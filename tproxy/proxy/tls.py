@@ -57,7 +57,7 @@ class Session:
 
 
 def contexts(snapshot: Snapshot, trust_domain: str, groups: Sequence[str] = (), resumption: bool = False) -> Contexts:
-    """Contexts that trust the bundle of our own trust domain and nothing else; the snapshot is proven. TlsError if the PEM does not fit."""
+    """Contexts that trust the bundle of our own trust domain and nothing else. The snapshot must be proven already."""
     server, client = (
         role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN, groups, resumption, proven=True)
         for server in (True, False)
