@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from tproxy.core.record import Outcome
 from tproxy.kernel.sock import cap_receive_buffer
+from tproxy.kernel.sockmap import STEP as _STEP
 from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
 
@@ -50,6 +51,7 @@ cdef enum:
     BROKEN = -2
 
 cdef uint64_t LOOK = _CHECK_EVERY
+cdef uint64_t STEP = _STEP
 
 cdef struct Library:
     int (*SSL_read)(void *, void *, int) noexcept nogil
@@ -92,8 +94,9 @@ cdef class Watched:
 cdef class Leg(Watched):
     """One side: a descriptor, and OpenSSL's objects if it speaks TLS."""
 
-    cdef object leg, error
+    cdef object leg, error, flow
     cdef Pair pair
+    cdef uint64_t received, sent, report_received, report_sent
     cdef void *ssl
     cdef void *incoming
     cdef void *outgoing
@@ -106,6 +109,8 @@ cdef class Leg(Watched):
         self.leg, self.is_up = leg, is_up
         self.fd = leg.sock.fileno()
         self.look = LOOK
+        self.flow = getattr(leg, "flow", None)
+        self.report_received = self.report_sent = STEP
         tls = getattr(leg, "tls", None)
         if tls is not None:
             self.unread = True
@@ -141,6 +146,11 @@ cdef class Leg(Watched):
         if count < 0:
             return self.failed()
         self.eof = count == 0
+        if self.flow is not None:
+            self.received += count
+            if self.received >= self.report_received:
+                self.report_received = self.received + STEP
+                self.flow.received(self.received)
         return count
 
     cdef ssize_t read_tls(self, unsigned char *wire, unsigned char *plain) noexcept:
@@ -179,6 +189,11 @@ cdef class Leg(Watched):
         cdef size_t done = 0
         cdef int count
         if self.ssl == NULL:
+            if self.flow is not None:
+                self.sent += length
+                if self.sent >= self.report_sent:
+                    self.report_sent = self.sent + STEP
+                    self.flow.sent(self.sent)
             return self.push(data, length)
         while done < length:
             count = library.SSL_write(self.ssl, data + done, <int>(length - done))
