@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv \
             gcc libc6-dev python3-dev libbpf1
 
-.PHONY: demo test check bench soak bpf clean
+.PHONY: demo test check bench soak torture bpf clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
@@ -20,6 +20,9 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/tproxy bench
+
+torture: $(VENV)/ready
+	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)
 
 soak: $(VENV)/ready
 	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
