@@ -24,6 +24,7 @@ from tests.torture.plan import HEADER, End, Plan, Side, difference, piece, plan
 
 READ = 1 << 18
 RESET = struct.pack("ii", 1, 0)
+CLOSED = 7  # linux/tcp_states.h: TCP_CLOSE
 PATIENCE = 60.0  # seconds for a connection that hangs
 PAUSE = 0.03  # seconds at most
 
@@ -71,7 +72,15 @@ async def send(writer: asyncio.StreamWriter, side: Side, number: int, seen: Seen
     writer.write_eof()
 
 
-async def receive(reader: asyncio.StreamReader, side: Side, number: int, seen: Seen) -> None:
+def was_reset(writer: asyncio.StreamWriter) -> bool:
+    """A write may swallow ECONNRESET, and the read behind it sees 0 bytes; the socket's state tells (tcp(7), TCP_INFO)."""
+    sock = writer.get_extra_info("socket")
+    return sock is None or sock.fileno() < 0 or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSED
+
+
+async def receive(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, side: Side, number: int, seen: Seen
+) -> None:
     """To the end; every byte is compared."""
     rng, at = random.Random(number ^ 0x5A5A), 0
     while True:
@@ -87,6 +96,8 @@ async def receive(reader: asyncio.StreamReader, side: Side, number: int, seen: S
         if at > side.total:
             seen.fault(number, f"{at - side.total} bytes more than were sent")
             return
+    if at < side.total and was_reset(writer):
+        raise ConnectionResetError("reset")
     if at < side.total:
         seen.fault(number, f"a clean end after {at} of {side.total} bytes")
 
@@ -100,7 +111,7 @@ async def both(
     try:
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             group.create_task(send(writer, mine, what.number, seen))
-            group.create_task(receive(reader, theirs, what.number, seen))
+            group.create_task(receive(reader, writer, theirs, what.number, seen))
     except* ResetError:
         seen.broken += 1
     except* TimeoutError:
