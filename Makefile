@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv \
-            gcc libc6-dev python3-dev libbpf1
+            gcc libc6-dev python3-dev libbpf1 nghttp2-client
 
 .PHONY: demo test check bench soak torture bpf clean
 
@@ -19,7 +19,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 bench: $(VENV)/ready
-	$(BIN)/tproxy bench
+	$(BIN)/tproxy bench --rounds 6 --growth
 
 torture: $(VENV)/ready
 	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)

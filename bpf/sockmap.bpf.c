@@ -15,6 +15,7 @@
 #define WINDOW (512 * 1024)
 #define BORROWED 32768 // the sidecar dials the application from ports below this one
 #define FLOWS 65536
+#define LEAVE (1ULL << 63) // user space wants the flow by TCP, to splice it
 
 struct key { // one socket's view of its connection; IPv4 is ::ffff:a.b.c.d
 	__u64 netns;
@@ -155,7 +156,7 @@ int send(struct sk_msg_md *msg)
 		return SK_PASS;
 	seen = bpf_map_lookup_elem(&consumed, &key);
 	if (seen)
-		limit += *seen;
+		limit = *seen & LEAVE ? 0 : limit + *seen;
 	reverse(&other, &key);
 	if (tcp->inet_conn.icsk_ulp_ops || // kTLS encrypts below us: what we see is not what the other side must read
 	    flow->redirected + msg->size > limit ||

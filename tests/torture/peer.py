@@ -73,7 +73,7 @@ async def send(writer: asyncio.StreamWriter, side: Side, number: int, seen: Seen
 
 
 def was_reset(writer: asyncio.StreamWriter) -> bool:
-    """A write may swallow ECONNRESET, and the read behind it sees 0 bytes; the socket's state tells (tcp(7), TCP_INFO)."""
+    """A write may swallow ECONNRESET, and the read behind it sees 0 bytes; TCP_INFO tells the state (tcp(7))."""
     sock = writer.get_extra_info("socket")
     return sock is None or sock.fileno() < 0 or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSED
 

@@ -113,10 +113,9 @@ class Sockmap(StrEnum):
 
 
 class Splicer(StrEnum):
-    """How bytes move between two plain legs: splice(2), a BPF verdict in the kernel, or a copy."""
+    """How bulk moves between two plain legs: splice(2), or a copy."""
 
     SPLICE = "splice"
-    SOCKMAP = "sockmap"
     COPY = "copy"
 
 

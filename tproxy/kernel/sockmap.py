@@ -22,6 +22,7 @@ from tproxy.kernel.sockdiag import SockDiag
 OBJECT = Path(__file__).with_name("sockmap.bpf.o")
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 WINDOW = 512 * 1024  # bytes redirected and not consumed, at most; as in the C source
+LEAVE = 1 << 63  # as in the C source
 STEP = 128 * 1024  # bytes between two reports
 KEY = struct.Struct("=Q16s16sHHI")  # struct key
 FLOW = struct.Struct("=QII")  # struct flow
@@ -117,6 +118,15 @@ class Flow:
             unread = self._shortcut.diag.unread(app, own)
             if unread is not None and unread < total:
                 self._report(own, app, total - unread)
+
+    def by_tcp(self, total: int) -> bool:
+        """Ask the application's direction to leave the short cut; whether all it redirected has been received."""
+        with contextlib.suppress(OSError):
+            own, app = self._ends()
+            self._report(app, own, LEAVE)
+            state = self._shortcut.state(self._shortcut.key(app, own))
+            return state is None or (state[1] and state[0] <= total)
+        return False
 
     def _report(self, sender: Endpoint, receiver: Endpoint, consumed: int) -> None:
         self._shortcut.consumed.update(self._shortcut.key(sender, receiver), consumed.to_bytes(8, "little"), EXIST)

@@ -51,7 +51,7 @@ class Side:
     handshakes: int = 0
 
     def __post_init__(self) -> None:
-        self.reactor = reactor(self.state.config.fast.relay)
+        self.reactor = reactor(self.state.config.fast.relay, self.state.config.fast.splicer)
 
     def app_leg(self, sock: socket.socket) -> PlainLeg:
         """The leg towards the application, with the short cut where there is one."""

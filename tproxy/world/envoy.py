@@ -31,10 +31,11 @@ def binary() -> str | None:
 class Envoy:
     """Rules of ours, proxy of theirs."""
 
-    def __init__(self, pod: Pod, svid: Path, trust_domain: str, peers: str = "") -> None:
+    def __init__(self, pod: Pod, svid: Path, trust_domain: str, peers: str = "", plain: bool = False) -> None:
         self.pod = pod
         self.path = pod.world.directory / f"envoy-{pod.name}.json"
-        self.path.write_text(json.dumps(_bootstrap(svid, peers or f"spiffe://{trust_domain}/", exact=bool(peers))))
+        made = _bootstrap(svid, peers or f"spiffe://{trust_domain}/", exact=bool(peers), plain=plain)
+        self.path.write_text(json.dumps(made))
         self.path.chmod(0o644)
         self.process: Process | None = None
 
@@ -63,7 +64,7 @@ class Envoy:
         return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
 
 
-def _bootstrap(svid: Path, peers: str, exact: bool) -> dict[str, Any]:
+def _bootstrap(svid: Path, peers: str, exact: bool, plain: bool) -> dict[str, Any]:
     def tls(kind: str, **more: Any) -> dict[str, Any]:
         common = {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -87,7 +88,7 @@ def _bootstrap(svid: Path, peers: str, exact: bool) -> dict[str, Any]:
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
         "static_resources": {
             "listeners": [_listener("egress", 15001), _listener("ingress", 15006, down)],
-            "clusters": [_cluster("egress", up), _cluster("ingress")],
+            "clusters": [_cluster("egress", None if plain else up), _cluster("ingress")],
         },
     }
 
