@@ -121,6 +121,11 @@ class Results:
     notes: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def pairs(self) -> list[str]:
+        """What was measured, in the order of KINDS."""
+        return [key for key in KINDS if key in self.rounds]
+
     def add(self, pair: str, number: int, found: Round) -> None:
         """Figures of one pair in one round."""
         runs = self.rounds.setdefault(pair, [])
@@ -148,7 +153,7 @@ class Results:
         names = [figure.name for figure in (*FIGURES, *CURVES)]
         return {
             "about": self.about,
-            "pairs": {key: asdict(KINDS[key]) | {"measures": sorted(KINDS[key].measures)} for key in self.rounds},
+            "pairs": {key: asdict(KINDS[key]) | {"measures": sorted(KINDS[key].measures)} for key in self.pairs},
             "rounds": self.rounds,
             "idle": {key: [asdict(point) for point in points] for key, points in self.idle.items()},
             "summary": {

@@ -13,7 +13,8 @@ from tproxy.bench.figures import Point
 from tproxy.bench.pairs import Pair
 from tproxy.world.pods import Process, wait_for
 
-SETTLE = 0.3  # seconds: buffers are given back, closed sockets are freed
+SETTLE = 0.3  # seconds: buffers are given back
+STILL = 256 << 10  # bytes: the kernel's memory changes less than this while nothing happens
 SECONDS = 120.0
 
 
@@ -23,6 +24,7 @@ def grow(pair: Pair, counts: Iterable[int], notes: list[str]) -> list[Point]:
     log = pair.client.world.directory / f"crowd-{pair.client.name}.log"
     crowd = pair.client.start(argv, log=log, stdin=subprocess.PIPE)
     points = []
+    _wait_until_still()
     try:
         for number, count in enumerate(counts):
             found = _told(crowd, str(count), number)
@@ -41,7 +43,7 @@ def grow(pair: Pair, counts: Iterable[int], notes: list[str]) -> list[Point]:
 
 
 def kernel() -> int:
-    """Bytes of the kernel's objects (slabinfo(5)) and TCP's buffers (sockstat, proc(5), in pages), of all namespaces."""
+    """Bytes of the kernel's objects (slabinfo(5)) and of TCP's buffers (sockstat, in pages), of all namespaces."""
     try:
         rows = [line.split() for line in Path("/proc/slabinfo").read_text().splitlines()[2:]]
         objects = sum(int(row[1]) * int(row[3]) for row in rows)
@@ -50,6 +52,17 @@ def kernel() -> int:
         objects = next(int(line.split()[1]) for line in lines if line.startswith("Slab:")) * 1024
     tcp = next(line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:")).split()
     return objects + int(tcp[tcp.index("mem") + 1]) * 4096
+
+
+def _wait_until_still(seconds: float = 5) -> None:
+    """What was closed before is freed a little later; without this it would make the growth look smaller."""
+    deadline, before = time.monotonic() + seconds, kernel()
+    while time.monotonic() < deadline:
+        time.sleep(SETTLE)
+        now = kernel()
+        if abs(now - before) < STILL:
+            return
+        before = now
 
 
 def _told(crowd: Process, line: str, number: int) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""How it is measured: wrk, iperf3, h2load, and the whole machine's CPU time (/proc/stat, proc(5)); softirq counts."""
+"""How it is measured: h2load, wrk, iperf3, and the whole machine's CPU time (/proc/stat, proc(5)); softirq counts."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from tproxy.bench import figures, load, parse
 from tproxy.bench.figures import Round
 from tproxy.bench.pairs import Pair
 from tproxy.bench.plan import Step
+from tproxy.world.pods import Process
 
 ERRORS = 0.01  # of all requests: more is not a measurement
 
@@ -52,10 +54,20 @@ def take(step: Step, pair: Pair, bench: Bench) -> Round:
 
 
 def requests(pair: Pair, bench: Bench, count: int) -> Round:
-    """wrk over ``count`` connections that stay: as many requests as they carry."""
-    found, cpu = _wrk(pair, bench, count)
+    """``count`` connections that ask without a pause: rate, latencies, and what the machine worked meanwhile."""
+    wanted = load.Busy(count, bench.seconds)
+    log = _log(pair)
+    process = pair.client.start(wanted.argv(pair.server.v4, log))
+    time.sleep(wanted.warm_up + 0.2 * bench.seconds)
+    began, before = time.time(), busy()
+    time.sleep(0.6 * bench.seconds)
+    ended, after = time.time(), busy()
+    rows = _rows(process, log)
+    found = parse.closed(rows)
+    _judge(pair, bench, found)
     latencies = {figures.slowest(name, count): value for name, value in found.percentiles.items()}
-    spent = {figures.CPU_REQUESTS: cpu / found.count * 1000} if count == 32 else {}
+    meanwhile = parse.finished(rows, began, ended)
+    spent = {figures.CPU_REQUESTS: (after - before) / meanwhile * 1000} if count == 32 and meanwhile else {}
     return {figures.rate(count): found.count / found.seconds, **latencies, **spent}
 
 
@@ -79,12 +91,9 @@ def offered(pair: Pair, bench: Bench) -> Round:
     if bench.offered is None:
         raise ValueError("there is no load to offer: no pair's requests/s were measured in this round")
     wanted = load.Load(bench.offered, bench.seconds)
-    log = pair.client.world.directory / f"h2load-{pair.client.name}.log"
-    try:
-        pair.client.run(wanted.argv(pair.server.v4, log), timeout=bench.seconds * 4 + 60, check=True)
-        found = parse.h2load(log.read_text(), wanted.ramp, wanted.interval)
-    finally:
-        log.unlink(missing_ok=True)
+    log = _log(pair)
+    rows = _rows(pair.client.start(wanted.argv(pair.server.v4, log)), log)
+    found = parse.offered(rows, wanted.ramp, wanted.interval)
     _judge(pair, bench, found)
     achieved = found.count / found.seconds
     if achieved < 0.95 * wanted.rate:
@@ -93,15 +102,30 @@ def offered(pair: Pair, bench: Bench) -> Round:
     return {figures.LOADED[name]: value for name, value in found.percentiles.items()}
 
 
+def _log(pair: Pair) -> Path:
+    path = pair.client.world.directory / f"h2load-{pair.client.name}.log"
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _rows(process: Process, log: Path) -> list[parse.Row]:
+    """What h2load logged, when it has ended."""
+    try:
+        if process.wait(90) != 0:
+            raise RuntimeError(f"h2load: {process.tail(3)}")
+        return parse.h2load(log.read_text())
+    finally:
+        process.kill()
+        process.log.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
+
+
 def _wrk(pair: Pair, bench: Bench, count: int, *options: str) -> tuple[parse.Requests, float]:
     script = pair.client.world.directory / "wrk.lua"
     script.write_text(parse.WRK_SCRIPT)
     enough = ["timeout", "--preserve-status", "-s", "INT", f"{bench.seconds:g}"]  # wrk knows whole seconds only
-    argv = [*enough, "wrk", "-t1", f"-c{count}", "-d1h", "-s", str(script), *options]
-    where = f"http://{pair.server.v4}/"
-    output, cpu = _with_cpu(
-        lambda: pair.client.run([*argv, where], timeout=bench.seconds + 60, check=True).stdout,
-    )
+    argv = [*enough, "wrk", "-t1", f"-c{count}", "-d1h", "-s", str(script), *options, f"http://{pair.server.v4}/"]
+    output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=bench.seconds + 60, check=True).stdout)
     found = parse.wrk(output)
     _judge(pair, bench, found)
     return found, cpu

@@ -7,26 +7,40 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# wrk's own summary has no p99.9 and rounds; this is run by wrk at its end (its SCRIPTING file). Latencies are in us.
+OK = 200
+# Its own summary rounds; this is run by wrk at its end (SCRIPTING, in its documentation).
 WRK_SCRIPT = """\
 done = function(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format(
-    '\\n{"requests": %d, "microseconds": %d, "errors": %d, "p50": %d, "p99": %d, "p99.9": %d}\\n',
-    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
-    latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+  io.write(string.format('\\n{"requests": %d, "microseconds": %d, "errors": %d}\\n',
+    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
+PERCENTILES = ("50", "99", "99.9")
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests of one run: how many, how many failed, in how many seconds; percentiles in ms."""
+    """Requests of one run: how many, how many failed, in how many seconds; percentiles in ms, if they are known."""
 
     count: int
     errors: int
     seconds: float
     percentiles: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request in h2load's log: when it was sent (us since the epoch), its status, us until the answer's end."""
+
+    start: int
+    status: int
+    latency: int
+
+    @property
+    def end(self) -> int:
+        """When the answer was there."""
+        return self.start + self.latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +55,11 @@ def wrk(output: str) -> Requests:
     """The line of ``WRK_SCRIPT`` in the output of wrk."""
     line = next((line for line in reversed(output.splitlines()) if line.startswith("{")), None)
     if line is None:
-        raise ValueError(f"wrk said nothing of its result:\n{output}")
+        raise ValueError(f"wrk said nothing of its result: {output!r}")
     found = json.loads(line)
     if not found["requests"]:
-        raise ValueError(f"wrk had no answer at all:\n{output}")
-    percentiles = {name: found[f"p{name}"] / 1000 for name in ("50", "99", "99.9")}
-    return Requests(found["requests"], found["errors"], found["microseconds"] / 1e6, percentiles)
+        raise ValueError("wrk had no answer at all")
+    return Requests(found["requests"], found["errors"], found["microseconds"] / 1e6, {})
 
 
 def iperf3(output: str) -> Bulk:
@@ -60,30 +73,47 @@ def iperf3(output: str) -> Bulk:
     return Bulk(total["bytes"], total["bits_per_second"])
 
 
-def h2load(log: str, ramp: float, interval: float) -> Requests:
-    """``h2load --log-file``: a line a request: start in us since the epoch, status, us until the answer's end.
+def h2load(log: str) -> list[Row]:
+    """``h2load --log-file``, in the order in which requests were sent."""
+    try:
+        rows = [Row(int(a), int(b), int(c)) for a, b, c in (line.split() for line in log.splitlines())]
+    except ValueError as error:
+        raise ValueError(f"h2load's log: {error}") from error
+    return sorted(rows, key=lambda row: row.start)
+
+
+def closed(rows: Sequence[Row]) -> Requests:
+    """Of connections that ask again as soon as they have their answer."""
+    return _requests(rows, [row.latency / 1000 for row in rows if row.status == OK])
+
+
+def offered(rows: Sequence[Row], ramp: float, interval: float) -> Requests:
+    """Of a load that does not depend on the answers.
 
     The first and last ``ramp`` seconds, when not all connections are there, do not count. ``interval`` is the time
     between two requests of one connection. A request that takes longer delays those behind it, and h2load counts from
     when it sends; so each that should have begun meanwhile counts too, with the time that it waited: the correction of
-    HdrHistogram (recordValueWithExpectedInterval) and wrk. With it the arrival of requests does not depend on answers.
+    HdrHistogram (recordValueWithExpectedInterval).
     """
-    try:
-        rows = sorted((int(a), int(b), int(c)) for a, b, c in (line.split() for line in log.splitlines()))
-    except ValueError as error:
-        raise ValueError(f"h2load's log: {error}") from error
     if not rows:
         raise ValueError("h2load logged no request")
-    begin, end = rows[0][0] + ramp * 1e6, rows[-1][0] - ramp * 1e6
-    inner = [row for row in rows if begin <= row[0] <= end]
-    if not inner:
-        raise ValueError("h2load ran for less than it takes to begin")
-    good = [latency / 1000 for _, status, latency in inner if status == 200]
-    if not good:
+    begin, end = rows[0].start + ramp * 1e6, rows[-1].start - ramp * 1e6
+    inner = [row for row in rows if begin <= row.start <= end]
+    return _requests(inner, waited([row.latency / 1000 for row in inner if row.status == OK], interval * 1000))
+
+
+def finished(rows: Sequence[Row], begin: float, end: float) -> int:
+    """How many answers were complete between two times (seconds since the epoch)."""
+    return sum(begin * 1e6 <= row.end < end * 1e6 for row in rows)
+
+
+def _requests(rows: Sequence[Row], latencies: Sequence[float]) -> Requests:
+    if not latencies:
         raise ValueError("h2load had no answer at all")
-    latencies = sorted(waited(good, interval * 1000))
-    percentiles = {name: percentile(latencies, float(name)) for name in ("50", "99", "99.9")}
-    return Requests(len(inner), len(inner) - len(good), (end - begin) / 1e6, percentiles)
+    ordered = sorted(latencies)
+    percentiles = {name: percentile(ordered, float(name)) for name in PERCENTILES}
+    seconds = (max(row.end for row in rows) - rows[0].start) / 1e6
+    return Requests(len(rows), sum(row.status != OK for row in rows), seconds, percentiles)
 
 
 def waited(latencies: Sequence[float], interval: float) -> list[float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tproxy.bench.figures import ACTIVE, IDLE, KINDS, MEASURES, REQUESTS, STREAMS
 
 # seconds beside the measurement itself: starting the program, connecting, and what iperf3 says at the end
-BESIDE = {"requests": 0.1, "active": 0.3, "load": 0.3, "connections": 0.1, "bulk": 0.3, "memory": 0.03}
+BESIDE = {"requests": 0.05, "active": 0.05, "load": 0.5, "connections": 0.1, "bulk": 0.3, "memory": 0.03}
 BUILD = 1.5  # seconds for a pair of pods, sidecars and servers
 OPEN = 0.0016  # seconds for an idle connection
 SIZES = {"requests": REQUESTS, "active": ACTIVE, "bulk": STREAMS}
@@ -53,17 +53,36 @@ def steps(rounds: int, seconds: float, pairs: list[str], measures: Collection[st
             for size in SIZES.get(measure, (0,)):
                 for pair in pairs[turn:] + pairs[:turn]:
                     if measure in KINDS[pair].measures:
-                        yield Step(number, measure, pair, size, BESIDE[measure] + _length(measure, seconds))
+                        yield Step(number, measure, pair, size, BESIDE[measure] + _length(measure, size, seconds))
 
 
-def _length(measure: str, seconds: float) -> float:
+def _length(measure: str, size: int, seconds: float) -> float:
     """Without what is beside it."""
-    return {"memory": 0.0, "bulk": float(max(1, round(seconds)))}.get(measure, seconds)
+    match measure:
+        case "memory":
+            return 0.0
+        case "bulk":
+            return max(1, round(seconds))  # iperf3 knows whole seconds only
+        case "requests" | "active":
+            return seconds + warm_up(size)
+        case _:
+            return seconds
+
+
+def warm_up(connections: int) -> float:
+    """Seconds in which the slowest pair has made so many connections, more or less."""
+    return 0.2 + connections / 500
 
 
 def idle_pairs(pairs: Iterable[str], measures: Collection[str]) -> list[str]:
     """The pairs whose growth with idle connections is measured."""
     return [pair for pair in pairs if "idle" in measures and "idle" in KINDS[pair].measures]
+
+
+def quick(pairs: Iterable[str], measures: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What the goals need, and no more."""
+    left = {"envoy1", "haproxy", "nginx", "active"}
+    return [name for name in pairs if name not in left], [name for name in measures if name not in left]
 
 
 def idle_counts(most: int, files: int) -> list[int]:

@@ -57,7 +57,7 @@ def _saved(pyplot: Any, drawing: Any, path: Path) -> bool:
 
 def _bars(pyplot: Any, results: Results) -> Any:
     """A panel a figure: medians, and the spread from the smallest to the largest."""
-    rows = [figure for figure in FIGURES if any(results.values(key, figure.name) for key in results.rounds)]
+    rows = [figure for figure in FIGURES if any(results.values(key, figure.name) for key in results.pairs)]
     if not rows:
         return None
     height = (len(rows) + COLUMNS - 1) // COLUMNS
@@ -65,7 +65,7 @@ def _bars(pyplot: Any, results: Results) -> Any:
     for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
     for axis, figure in zip(axes.flat, rows, strict=False):
-        found = {key: values for key in results.rounds if (values := results.values(key, figure.name))}
+        found = {key: values for key in results.pairs if (values := results.values(key, figure.name))}
         medians = [statistics.median(values) for values in found.values()]
         low = [middle - min(values) for middle, values in zip(medians, found.values(), strict=True)]
         high = [max(values) - middle for middle, values in zip(medians, found.values(), strict=True)]

@@ -17,12 +17,12 @@ HOPS = ("hop", "envoyhop")
 
 def markdown(results: Results) -> str:
     """The whole report."""
-    chain = [key for key in results.rounds if key not in (*HOPS, "resumption")]
+    chain = [key for key in results.pairs if key not in (*HOPS, "resumption")]
     ours, theirs = best(results), reference(results)
     parts = [
         table(results, chain, FIGURES, ours, theirs),
         _part("New connections with resumption", resumption(results)),
-        _part("One plain hop", table(results, [key for key in HOPS if key in results.rounds], FIGURES, *HOPS)),
+        _part("One plain hop", table(results, [key for key in HOPS if key in results.pairs], FIGURES, *HOPS)),
         _part("How it grows: active connections", table(results, curve_pairs(results), CURVES, ours, theirs)),
         _part("How it grows: idle connections", idle(results.idle)),
         _part("Goals", goal_table(results)),
@@ -91,7 +91,7 @@ def circumstances(results: Results) -> str:
     about = results.about
     return (
         f"medians of {about.get('rounds')} interleaved rounds of {about.get('seconds'):g} s; "
-        "ratios are medians of the ratio within a round, with the smallest and the largest; CPU is the whole machine's; "
+        "ratios are medians of the ratio within a round (smallest-largest); CPU is the whole machine's; "
         f"{about.get('processors')} processors, Linux {about.get('kernel')}, {about.get('openssl')}; "
         f"took {about.get('took', 0) / 60:.1f} minutes"
     )
@@ -99,7 +99,7 @@ def circumstances(results: Results) -> str:
 
 def curve_pairs(results: Results) -> list[str]:
     """The pairs that were measured with more connections."""
-    return [key for key in results.rounds if any(results.values(key, figure.name) for figure in CURVES)]
+    return [key for key in results.pairs if any(results.values(key, figure.name) for figure in CURVES)]
 
 
 def document(results: Results) -> dict[str, Any]:

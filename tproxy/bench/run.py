@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import ssl
 import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
+
+from OpenSSL import SSL
 
 from tproxy.bench import figures, idle, pairs, plan
 from tproxy.bench.figures import Results
@@ -86,7 +87,7 @@ def _rounds(order: Order, steps: list[plan.Step], made: dict[str, Pair], results
         try:
             results.add(step.pair, step.number, take(step, made[step.pair], bench))
         except FAULTS as error:
-            results.notes.append(f"failed: {step}: {error}")
+            results.notes.append(f"failed: {step}: {_first_line(error)}")
     for pair in made.values():
         results.notes += pair.warnings()
 
@@ -108,7 +109,11 @@ def _grow(order: Order, world: World, ca: Authority, key: str, results: Results)
         pair = pairs.make(world, ca, key, "-idle")
         results.idle[key] = idle.grow(pair, counts, results.notes)
     except FAULTS as error:
-        results.notes.append(f"failed: idle connections, {figures.KINDS[key].name}: {error}")
+        results.notes.append(f"failed: idle connections, {figures.KINDS[key].name}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def machine() -> dict[str, Any]:
@@ -117,6 +122,6 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "openssl": ssl.OPENSSL_VERSION,
+        "openssl": SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode(),
         "load before": round(os.getloadavg()[0], 2),
     }

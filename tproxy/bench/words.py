@@ -58,7 +58,7 @@ def _against(results: Results, name: str, more: bool) -> str | None:
 def _verdict(results: Results) -> Iterator[str]:
     """How many goals are met, and which are not."""
     found = [goal for goal in goals(results) if goal.met is not None]
-    missed = [f"{goal.name} ({goal.measured}, wanted {goal.wanted})" for goal in found if not goal.met]
+    missed = [f"{goal.name} ({goal.measured})" for goal in found if not goal.met]
     if found:
         yield f"{len(found) - len(missed)} of {len(found)} goals that were measured are met"
     if missed:
@@ -100,14 +100,15 @@ def _memory(results: Results) -> Iterator[str]:
 
 
 def _idle(results: Results) -> Iterator[str]:
+    costs = []
     for key in results.idle:
         found = figures.per_connection(results.idle[key])
-        if found is None or not found[0]:
-            continue
-        sides = " and ".join(f"{side / 1024:.1f}" for side in found[0])
-        share = figures.kernel_share(results.idle, key)
-        kernel = "" if share is None else f", and {share / 1024:.1f} KiB of the kernel's for each sidecar"
-        yield f"{KINDS[key].name}: one more idle connection costs {sides} KiB in the two sidecars{kernel}"
+        if found and found[0]:
+            share = figures.kernel_share(results.idle, key)
+            kernel = "" if share is None else f" (kernel {share / 1024:.0f})"
+            costs.append(f"{KINDS[key].name} {' + '.join(f'{side / 1024:.1f}' for side in found[0])}{kernel}")
+    if costs:
+        yield f"one more idle connection costs, in KiB of each sidecar: {'; '.join(costs)}"
 
 
 def _hop(results: Results) -> Iterator[str]:
@@ -119,13 +120,13 @@ def _hop(results: Results) -> Iterator[str]:
 def _price(results: Results) -> Iterator[str]:
     """What each layer costs us, by the CPU time of a request."""
     layers = (
-        ("plain", "direct", "two sidecars without encryption cost", "no proxy's"),
-        ("mtls", "plain", "encryption costs", "that"),
-        ("sockmap", "mtls", "sockmap makes it", "as much as without"),
+        ("plain", "direct", "two sidecars that do not encrypt take {} times the CPU time of no proxy for a request"),
+        ("mtls", "plain", "encryption takes {} times that of the same sidecars in plain"),
+        ("sockmap", "mtls", "with sockmap it is {} times that without"),
     )
-    for one, other, said, whose in layers:
+    for one, other, said in layers:
         if ratio := results.ratio(one, other, figures.CPU_REQUESTS):
-            yield f"CPU of a request: {said} {ratio.median:.2f} times {whose}"
+            yield said.format(f"{ratio.median:.2f}")
 
 
 def _noise(results: Results) -> Iterator[str]:

@@ -101,6 +101,7 @@ def main(conf: str, prefix: str) -> None:
         sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         sock.bind(("0.0.0.0", port))
         sock.listen(4096)
+        sock.setblocking(False)  # as nginx leaves its own: two workers race for each connection
         sock.set_inheritable(True)
         inherited += f"{sock.detach()};"
     argv = ["nginx", "-c", conf, "-p", prefix, "-e", "stderr"]
