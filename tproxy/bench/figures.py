@@ -154,7 +154,7 @@ class Results:
         return {
             "about": self.about,
             "pairs": {key: asdict(KINDS[key]) | {"measures": sorted(KINDS[key].measures)} for key in self.pairs},
-            "rounds": self.rounds,
+            "rounds": {key: self.rounds[key] for key in self.pairs},
             "idle": {key: [asdict(point) for point in points] for key, points in self.idle.items()},
             "summary": {
                 key: {
@@ -162,7 +162,7 @@ class Results:
                     for name in names
                     if (values := self.values(key, name))
                 }
-                for key in self.rounds
+                for key in self.pairs
             },
             "notes": self.notes,
         }

@@ -15,7 +15,7 @@ from tproxy.bench.figures import ACTIVE, IDLE, KINDS, MEASURES, REQUESTS, STREAM
 # seconds beside the measurement itself: starting the program, connecting, and what iperf3 says at the end
 BESIDE = {"requests": 0.05, "active": 0.05, "load": 0.5, "connections": 0.1, "bulk": 0.3, "memory": 0.03}
 BUILD = 1.5  # seconds for a pair of pods, sidecars and servers
-OPEN = 0.0016  # seconds for an idle connection
+OPEN = 0.002  # seconds for an idle connection, on the average of the makes
 SIZES = {"requests": REQUESTS, "active": ACTIVE, "bulk": STREAMS}
 
 
