@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 python3-venv \
-            gcc libc6-dev python3-dev libbpf1 nghttp2-client
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy libnginx-mod-stream python3-venv gcc libc6-dev python3-dev
 
 .PHONY: demo test check bench soak torture bpf clean
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tproxy.kernel import netns
-from tproxy.world import apps
+from tproxy.world import apps, cgroup
 from tproxy.world.pods import Pod, World, wait_for
 
 PEER = (sys.executable, "-m", "tproxy.world.peer")
@@ -34,6 +34,21 @@ def test_pods_reach_each_other_by_both_families(two: tuple[Pod, Pod]) -> None:
     apps.nginx(two[0], {"index.html": b"page\n"})
     for host in (two[0].v4, f"[{two[0].v6}]"):
         assert two[1].run(["curl", "-s", "-m", "5", f"http://{host}/"]).stdout == "page\n"
+
+
+def test_a_pod_has_a_control_group_of_its_own(two: tuple[Pod, Pod]) -> None:
+    if cgroup.root() is None:
+        pytest.skip("there is no cgroup2 to be written here")
+    for pod in two:
+        assert pod.cgroup is not None
+        assert pod.run(["cat", "/proc/self/cgroup"]).stdout.splitlines()[-1].endswith(f"/{pod.cgroup.name}")
+    assert two[0].cgroup != two[1].cgroup
+
+
+def test_memory_counts_children_too(two: tuple[Pod, Pod]) -> None:
+    alone, parent = two[0].start(["sleep", "60"]), two[0].start(["sh", "-c", "sleep 60; true"])
+    wait_for(lambda: Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text(), 5, "a child", parent)
+    assert parent.pss() > alone.pss() > 0
 
 
 def test_the_bridge_can_be_watched(two: tuple[Pod, Pod]) -> None:
@@ -78,6 +93,7 @@ def test_nothing_stays_behind(end: str) -> None:
         World().__enter__().close()
     assert not Path(directory).exists()
     assert not [name for name in netns.names() if name.startswith(Path(directory).name)]
+    assert Path(directory).name not in cgroup.worlds()
 
 
 def test_waiting_has_a_deadline_and_says_for_what() -> None:

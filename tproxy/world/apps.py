@@ -14,7 +14,7 @@ http {{
   access_log {access};
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  keepalive_requests 1000000000; sendfile on; tcp_nopush off;
+  keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nopush off;
   server {{ listen 0.0.0.0:{port} backlog=4096; listen [::]:{port} backlog=4096; root {folder}/www; }}
 }}
 """

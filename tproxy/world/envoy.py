@@ -31,11 +31,12 @@ def binary() -> str | None:
 class Envoy:
     """Rules of ours, proxy of theirs."""
 
-    def __init__(self, pod: Pod, svid: Path, trust_domain: str, peers: str = "", plain: bool = False) -> None:
-        self.pod = pod
+    def __init__(self, pod: Pod, svid: Path | None, trust_domain: str, peers: str = "", workers: int = 2) -> None:
+        """Without ``svid`` it passes TCP on as it is; ``peers`` is the one SPIFFE id that it accepts."""
+        self.pod, self.workers = pod, workers
         self.path = pod.world.directory / f"envoy-{pod.name}.json"
-        made = _bootstrap(svid, peers or f"spiffe://{trust_domain}/", exact=bool(peers), plain=plain)
-        self.path.write_text(json.dumps(made))
+        contexts = _contexts(svid, peers or f"spiffe://{trust_domain}/", exact=bool(peers)) if svid else (None, None)
+        self.path.write_text(json.dumps(_bootstrap(*contexts)))
         self.path.chmod(0o644)
         self.process: Process | None = None
 
@@ -51,7 +52,7 @@ class Envoy:
             own.chmod(0o755)
         who = ["--reuid", "1337", "--regid", "1337", "--clear-groups", "--inh-caps", _CAPABILITIES]
         argv = ["setpriv", *who, "--ambient-caps", _CAPABILITIES, "--pdeathsig", "KILL", "--", str(own)]
-        options = ["-c", str(self.path), "--use-dynamic-base-id", "--concurrency", "2", "-l", "warning"]
+        options = ["-c", str(self.path), "--use-dynamic-base-id", "--concurrency", str(self.workers), "-l", "warning"]
         self.process = process = self.pod.start([*argv, *options], log=self.path.with_suffix(".log"))
         wait_for(lambda: self.pod.listens(15001, 6) and self.pod.listens(15006, 6), 20, "envoy listens", process)
         return self
@@ -60,11 +61,12 @@ class Envoy:
         """Proportional set size in bytes."""
         if self.process is None:
             raise RuntimeError("envoy was never started")
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+        return self.process.pss()
 
 
-def _bootstrap(svid: Path, peers: str, exact: bool, plain: bool) -> dict[str, Any]:
+def _contexts(svid: Path, peers: str, exact: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The TLS of the listener and the TLS of the cluster."""
+
     def tls(kind: str, **more: Any) -> dict[str, Any]:
         common = {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -83,7 +85,10 @@ def _bootstrap(svid: Path, peers: str, exact: bool, plain: bool) -> dict[str, An
         return {"name": "envoy.transport_sockets.tls", "typed_config": typed}
 
     down = tls("Downstream", require_client_certificate=True, disable_stateless_session_resumption=True)
-    up = tls("Upstream", max_session_keys=0)
+    return down, tls("Upstream", max_session_keys=0)
+
+
+def _bootstrap(down: dict[str, Any] | None, up: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
         "static_resources": {

@@ -25,23 +25,29 @@ from types import FrameType, TracebackType
 from typing import IO
 
 from tproxy.kernel import netns
+from tproxy.world import cgroup
 from tproxy.world.process import Process, wait_for
 
 BRIDGE = "br0"
 MARKER_TYPE = 0x88B5  # IEEE 802: local experimental ethertype
+JOIN = 'echo $$ >"$0" && exec "$@"'  # before the program runs: a socket belongs to the group that it was made in
 _OWNED = re.compile(r"tp(\d+)-")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One network namespace with eth0 on the switch; ``v4`` and ``v6`` are its addresses."""
+    """One network namespace with eth0 on the switch; ``v4`` and ``v6`` are its addresses.
+
+    ``cgroup`` is its control group (version 2), where everything that it runs lives; None if this machine has none.
+    """
 
     world: World = field(repr=False)
     name: str
     v4: str
     v6: str
     netns: str
+    cgroup: Path | None = None
 
     @property
     def namespace(self) -> Path:
@@ -68,7 +74,8 @@ class Pod:
         """What to execute on the host so that argv runs in this pod and dies with the thread that started it."""
         who = [] if user is None else ["--reuid", str(user), "--regid", str(user), "--clear-groups"]
         more = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
-        enter = ["nsenter", f"--net={self.namespace}", "--"]
+        group = [] if self.cgroup is None else ["sh", "-c", JOIN, str(self.cgroup / "cgroup.procs")]
+        enter = [*group, "nsenter", f"--net={self.namespace}", "--"]
         return [*enter, "setpriv", "--pdeathsig", "KILL", *who, "--", *more, *argv]
 
     def start(
@@ -157,7 +164,8 @@ class World:
     def pod(self, name: str) -> Pod:
         """A new pod with the next addresses: 10.77.0.N and fd77::N."""
         number = len(self.pods) + 1
-        pod = Pod(self, name, f"10.77.0.{number}", str(ip_address(f"fd77::{number}")), self._namespace(name))
+        v4, v6 = f"10.77.0.{number}", str(ip_address(f"fd77::{number}"))
+        pod = Pod(self, name, v4, v6, self._namespace(name), cgroup.create(self.directory.name, name))
         port = f"pod{number}"
         netns.add_veth(self._switch, port, bridge=BRIDGE, peer=pod.netns, peer_port="eth0", mtu=self.mtu)
         for address in (f"{pod.v4}/24", f"{pod.v6}/64"):
@@ -233,12 +241,15 @@ class World:
         for name in netns.names():
             if name.startswith(f"{self.directory.name}-"):
                 _remove(name)
+        cgroup.remove(self.directory.name)
 
 
 def sweep() -> None:
-    """Remove namespaces, processes and directories of worlds whose maker is dead."""
+    """Remove namespaces, processes, control groups and directories of worlds whose maker is dead."""
     for name in filter(_stale, netns.names()):
         _remove(name)
+    for name in filter(_stale, cgroup.worlds()):
+        cgroup.remove(name)
     for directory in Path(tempfile.gettempdir()).glob("tp*-*"):
         if _stale(directory.name) and directory.lstat().st_uid == os.geteuid():
             shutil.rmtree(directory, ignore_errors=True)  # another process may sweep, too

@@ -49,6 +49,10 @@ class Process:
         """The last lines that it wrote."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
+    def pss(self) -> int:
+        """Proportional set size in bytes, of the program and its children; proc(5)."""
+        return sum(_pss(pid) for pid in _family(self.pid))
+
     def send(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         self.popen.send_signal(number)
@@ -77,3 +81,13 @@ class Process:
         if self.popen.stdin is not None:
             with suppress(BrokenPipeError):
                 self.popen.stdin.close()
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _pss(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024

@@ -130,8 +130,7 @@ class Sidecar:
 
     def pss(self) -> int:
         """Proportional set size in bytes."""
-        rollup = Path(f"/proc/{self.running().pid}/smaps_rollup").read_text()
-        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+        return self.running().pss()
 
     def files(self) -> int:
         """Open files of the process."""
