@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy libnginx-mod-stream python3-venv gcc libc6-dev python3-dev
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy \
+            libnginx-mod-stream python3-venv gcc libc6-dev python3-dev libbpf1
 
 .PHONY: demo test check bench soak torture bpf clean
 
@@ -18,7 +19,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 bench: $(VENV)/ready
-	$(BIN)/tproxy bench --rounds 6 --growth
+	$(BIN)/tproxy bench --rounds 6
 
 torture: $(VENV)/ready
 	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)

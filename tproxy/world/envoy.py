@@ -93,7 +93,7 @@ def _bootstrap(down: dict[str, Any] | None, up: dict[str, Any] | None) -> dict[s
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
         "static_resources": {
             "listeners": [_listener("egress", 15001), _listener("ingress", 15006, down)],
-            "clusters": [_cluster("egress", None if plain else up), _cluster("ingress")],
+            "clusters": [_cluster("egress", up), _cluster("ingress")],
         },
     }
 
