@@ -68,11 +68,10 @@ class Tree:
 
     def remove(self) -> None:
         """Empty folders only; the kernel removes their files."""
-        until(lambda: not any((at / "cgroup.procs").read_text() for at in self.top.glob("*/*")), "processes gone")
-        for folder in sorted(self.top.rglob("*/"), reverse=True):
+        until(lambda: not any(at.read_text() for at in self.top.glob("*/*/cgroup.procs")), "processes gone")
+        for folder in (*self.top.glob("*/*/"), *self.top.glob("*/"), self.top):
             if folder.is_dir():
                 folder.rmdir()
-        self.top.rmdir()
 
 
 @pytest.fixture
@@ -98,12 +97,17 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
 def started(tree: Tree, space: str, prefix: str = "") -> tuple[subprocess.Popen[str], str]:
     """The sidecar, and the cgroup that it found."""
     process = tree.run(tree.pods[0] / "sidecar", space, "-c", SIDECAR, prefix=prefix)
     where, _, kept = said(process).rpartition(" ")
     if not where:
-        process.wait()
+        end(process)
         pytest.skip("no sockmap here")
     assert kept == "True", "without privileges a reader's reports keep the flow on the short cut"
     assert said(process) == "listening"
@@ -117,18 +121,16 @@ def test_other_containers_of_the_pod_are_seen_and_other_pods_are_not(tree: Tree,
         for pod, expected in ((0, "seen"), (1, "unseen")):
             application = tree.run(tree.pods[pod] / "application", space, "-c", APPLICATION)
             assert said(sidecar) == expected
-            assert application.wait(10) == 0
+            end(application)
     finally:
-        sidecar.kill()
-        sidecar.wait()
+        end(sidecar)
 
 
 def test_the_pod_is_found_from_within_a_cgroup_namespace(tree: Tree, space: str, tmp_path: Path) -> None:
     """As in a container that has the node's cgroups mounted beside its own."""
     mounting = f"unshare -C -m sh -c 'mount -t cgroup2 none {tmp_path} && exec \"$@\"' sh"
     sidecar, where = started(tree, space, mounting)
-    sidecar.kill()
-    sidecar.wait()
+    end(sidecar)
     assert where == str(tree.pods[0])
 
 
@@ -136,8 +138,7 @@ def test_nothing_stays_in_the_kernel_when_the_sidecar_is_killed(tree: Tree, spac
     sidecar, _ = started(tree, space)
     ids = objects(sidecar.pid)
     assert {kind for kind, _ in ids} == {"map", "prog", "link"}
-    sidecar.kill()
-    sidecar.wait()
+    end(sidecar)
     until(lambda: not any(alive(kind, number) for kind, number in ids), "programs and maps gone")
 
 
