@@ -1,15 +1,22 @@
 // Bytes between the application's socket and the sidecar's, without TCP, netfilter and loopback between them.
 //
-// sockops: an established socket of this pod that is one end of such a pair goes into `sockets`, under the key of its
-// own connection, and gets a `flow`: the direction in which it sends. sk_msg: what it sends goes straight to the
-// socket of the reversed key. Exact, because the path of a direction is chosen at its first byte and may later change
-// only from the short cut to TCP, once: a receiver reads what was redirected before what came by TCP. Bounded, because
-// no more than WINDOW bytes beyond what user space has seen consumed are ever redirected.
+// sockops: an established socket of this pod that is one end of such a pair goes into `apps` or `owns`, under the key
+// of its own connection, and gets a `flow`: the direction in which it sends. sk_msg: what it sends goes straight to the
+// socket of the reversed key. Exact, because nothing is redirected once TCP has carried a byte of that direction, or
+// its end: a receiver reads what was redirected before what came by TCP. Bounded, because no more than WINDOW bytes
+// beyond what user space has seen consumed are ever redirected. An application's socket receives nothing this way
+// unless `send` is attached to `owns` too; core/settings.py says what such an application may not do.
 #include <stddef.h>
 #include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define SOL_SOCKET 1
+#define SO_ZEROCOPY 60
+#define TCP_ULP 31
+#define TCP 6
+#define PAGE 4096
 #define AF_INET 2
 #define AF_INET6 10
 #define WINDOW (512 * 1024)
@@ -27,27 +34,49 @@ struct key { // one socket's view of its connection; IPv4 is ::ffff:a.b.c.d
 struct flow { // one direction: what was redirected, whether it is TCP's for good, whether the sidecar sends it
 	__u64 redirected;
 	__u32 off, own;
+	__u32 start; // TCP's number of the first byte: as long as it is the next one, TCP has carried nothing
+	__u32 zero;
 };
 
 struct settings {
 	__u64 netns;
 	__u32 mark, mask; // of the sidecar's own sockets
+	__u32 both; // `send` is attached to `owns` too
+	__u32 port; // during the self-test: of its sockets, which alone take part
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct sock_common {
+	unsigned long skc_flags;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct inet_sock {
+	struct sock sk;
 };
 
 struct inet_connection_sock {
+	struct inet_sock icsk_inet;
 	const void *icsk_ulp_ops;
-} __attribute__((preserve_access_index));
+};
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-} __attribute__((preserve_access_index));
+	__u32 write_seq;
+};
+#pragma clang attribute pop
 
-struct {
+enum sock_flags { SOCK_ZEROCOPY = 18 }; // relocated
+
+struct sockets {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, FLOWS);
 	__type(key, struct key);
 	__type(value, __u64);
-} sockets SEC(".maps");
+} apps SEC(".maps"), owns SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -104,17 +133,18 @@ int established(struct bpf_sock_ops *ctx)
 	struct settings *own = bpf_map_lookup_elem(&config, &zero);
 	struct bpf_sock *sock = ctx->sk;
 	struct key key = {}, other;
+	struct tcp_sock *tcp = sock ? bpf_skc_to_tcp_sock(sock) : NULL;
 	struct flow flow = {}, *dialled;
 	__u64 none = 0;
 
-	if (!own || !sock || (ctx->family != AF_INET && ctx->family != AF_INET6))
+	if (!own || !tcp || (ctx->family != AF_INET && ctx->family != AF_INET6))
 		return 1;
 	if (op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
 	    !(op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == BPF_TCP_CLOSE))
 		return 1;
 	FILL(&key, ctx);
-	if (key.netns != own->netns)
-		return 1; // another pod's
+	if (key.netns != own->netns || (own->port && own->port != key.local_port && own->port != key.remote_port))
+		return 1; // another pod's, or one that must not notice the self-test
 	if (op == BPF_SOCK_OPS_STATE_CB) {
 		bpf_map_delete_elem(&flows, &key);
 		bpf_map_delete_elem(&consumed, &key);
@@ -129,12 +159,18 @@ int established(struct bpf_sock_ops *ctx)
 	} else if (flow.own && key.local_port >= BORROWED) {
 		return 1; // the sidecar's connection to the network
 	}
-	if (ctx->snd_nxt != ctx->snd_una)
+	flow.start = tcp->write_seq;
+	if (flow.start != ctx->snd_una)
 		return 1; // TCP Fast Open: the first bytes are TCP's already
-	if (bpf_map_update_elem(&consumed, &key, &none, BPF_ANY) || bpf_map_update_elem(&flows, &key, &flow, BPF_ANY))
+	if (tcp->inet_conn.icsk_inet.sk.__sk_common.skc_flags & 1UL << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY))
+		return 1; // see `refuse`
+	if (bpf_map_update_elem(&flows, &key, &flow, BPF_ANY))
 		return 1;
-	if (bpf_sock_hash_update(ctx, &sockets, &key, BPF_ANY)) {
+	if (bpf_map_update_elem(&consumed, &key, &none, BPF_ANY) ||
+	    (flow.own ? bpf_sock_hash_update(ctx, &owns, &key, BPF_ANY) :
+			bpf_sock_hash_update(ctx, &apps, &key, BPF_ANY))) {
 		bpf_map_delete_elem(&flows, &key);
+		bpf_map_delete_elem(&consumed, &key);
 		return 1;
 	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -158,14 +194,32 @@ int send(struct sk_msg_md *msg)
 	if (seen)
 		limit = *seen & LEAVE ? 0 : limit + *seen;
 	reverse(&other, &key);
-	if (tcp->inet_conn.icsk_ulp_ops || // kTLS encrypts below us: what we see is not what the other side must read
+	if (tcp->write_seq != flow->start || // a thread that waited for the connection, a shutdown, a splice to it
+	    tcp->inet_conn.icsk_ulp_ops || // kTLS encrypts below us: what we see is not what the other side must read
 	    flow->redirected + msg->size > limit ||
-	    bpf_msg_redirect_hash(msg, &sockets, &other, BPF_F_INGRESS) != SK_PASS) {
+	    (flow->own ? bpf_msg_redirect_hash(msg, &apps, &other, BPF_F_INGRESS) :
+			 bpf_msg_redirect_hash(msg, &owns, &other, BPF_F_INGRESS)) != SK_PASS) {
 		flow->off = 1; // for good
 		return SK_PASS;
 	}
 	flow->redirected += msg->size;
 	return SK_PASS;
+}
+
+// A socket in a sockhash never reports that what it sent with MSG_ZEROCOPY may be used again, and one with kTLS takes
+// what was redirected to it for plaintext. Applications must be ready for a kernel that has neither.
+SEC("cgroup/setsockopt")
+int refuse(struct bpf_sockopt *ctx)
+{
+	__u32 zero = 0;
+	struct settings *own = bpf_map_lookup_elem(&config, &zero);
+
+	if (ctx->optlen > PAGE)
+		ctx->optlen = 0; // what we cannot see is taken as it is
+	if (!own || !ctx->sk || ctx->sk->protocol != TCP || bpf_get_netns_cookie(ctx) != own->netns)
+		return 1;
+	return !(ctx->level == SOL_SOCKET && ctx->optname == SO_ZEROCOPY) &&
+	       !(ctx->level == TCP && ctx->optname == TCP_ULP && own->both);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

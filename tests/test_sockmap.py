@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import select
 import shutil
 import socket
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +23,57 @@ from hypothesis import strategies as st
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config
 from tproxy.core.settings import Marks
-from tproxy.kernel import netns, selftest, sockmap
+from tproxy.kernel import cgroup, netns, selftest, sockmap
+from tproxy.kernel.errors import KernelError
 from tproxy.kernel.libbpf import Program
-from tproxy.kernel.sock import SO_MARK
+from tproxy.kernel.sock import SO_MARK, unread
 from tproxy.kernel.sockmap import KEY, OBJECT, STEP, WINDOW, Off, Shortcut
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Config.parse({}, "test")
+SO_ZEROCOPY = 60  # asm-generic/socket.h
 SLOW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def shortcut() -> Iterator[Shortcut]:
-    """One in a namespace of its own; tests run inside it."""
+@contextmanager
+def namespace() -> Iterator[None]:
+    """The test's thread moves into a namespace of its own."""
     name = f"sm-{uuid.uuid4().hex[:8]}"
     netns.create(name)
     try:
         with netns.inside(name):
-            made = selftest.open_shortcut(CONFIG)
-            if isinstance(made, Off):
-                pytest.skip(f"no sockmap here: {made.why}")
-            yield made
-            made.close()
+            yield
     finally:
         netns.delete(name)
+
+
+def loaded(both: bool) -> Shortcut:
+    """For whoever connects, whether or not applications could notice; skips where the kernel does not take it."""
+    try:
+        made = Shortcut(CONFIG.marks, both)
+    except KernelError as error:
+        pytest.skip(f"no sockmap here: {error}")
+    assert selftest.prove(made) == ""
+    made.admit(0)
+    return made
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["sent", "both"])
+def shortcut(request: pytest.FixtureRequest) -> Iterator[Shortcut]:
+    """One in a namespace of its own; tests run inside it."""
+    with namespace():
+        made = loaded(request.param)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Shortcut]:
+    """One that redirects to the application too."""
+    with namespace():
+        made = loaded(True)
+        yield made
+        made.close()
 
 
 class Pair:
@@ -111,15 +140,18 @@ def test_bytes_are_exact_wherever_the_flow_goes_back_to_tcp(
     job.start()
     assert pull(receiver, flow.received if from_app else flow.sent, every) == data
     job.join()
-    state = shortcut.state(key)
-    assert state is not None and (state[0] > 0 or not size)
+    redirected, _ = shortcut.state(key) or (-1, False)
+    assert (redirected > 0) == (size > 0 and (from_app or shortcut.both))
     if not every:
-        assert state[0] <= WINDOW
+        assert redirected <= WINDOW
+    if from_app:  # whoever takes over from recv(2) may do so only when nothing can come by the short cut any more
+        assert flow.drained(size) == (shortcut.state(key) or (0, False))[1]
+        assert not flow.drained(max(0, redirected - 1))
     pair.close()
 
 
 def test_a_reader_that_stops_bounds_what_is_redirected_and_loses_nothing(shortcut: Shortcut) -> None:
-    for from_app in (True, False):
+    for from_app in (True, False) if shortcut.both else (True,):
         pair, data = Pair(), content(4 * WINDOW)
         sender, receiver = (pair.app, pair.own) if from_app else (pair.own, pair.app)
         key = pair.key(shortcut, sender)
@@ -133,7 +165,8 @@ def test_a_reader_that_stops_bounds_what_is_redirected_and_loses_nothing(shortcu
         pair.close()
 
 
-def test_what_the_application_left_unread_is_not_taken_for_consumed(shortcut: Shortcut) -> None:
+def test_what_the_application_left_unread_is_not_taken_for_consumed(both: Shortcut) -> None:
+    shortcut = both
     if not shortcut.accounted:
         pytest.skip("this kernel does not account for what is redirected; the window is never moved then")
     pair = Pair()
@@ -181,17 +214,13 @@ def test_only_a_pair_of_application_and_sidecar_takes_the_short_cut(shortcut: Sh
 
 
 def test_two_pods_under_one_cgroup_never_meet(shortcut: Shortcut) -> None:
-    name, before = f"sm-{uuid.uuid4().hex[:8]}", set(shortcut.flows.keys(KEY.size))
-    netns.create(name)
-    try:
-        with netns.inside(name):
-            pair = Pair()
-            pair.app.sendall(b"x")
-            assert pair.own.recv(1) == b"x"
-            assert set(shortcut.flows.keys(KEY.size)) <= before
-            pair.close()
-    finally:
-        netns.delete(name)
+    before = set(shortcut.flows.keys(KEY.size))
+    with namespace():
+        pair = Pair()
+        pair.app.sendall(b"x")
+        assert pair.own.recv(1) == b"x"
+        assert set(shortcut.flows.keys(KEY.size)) <= before
+        pair.close()
 
 
 def test_entries_go_with_their_sockets(shortcut: Shortcut) -> None:
@@ -213,31 +242,100 @@ def test_a_report_on_a_connection_that_is_gone_leaves_nothing(shortcut: Shortcut
     assert not shortcut.consumed.keys(KEY.size)
 
 
-def test_when_the_short_cut_goes_connections_go_on_by_tcp() -> None:
-    name = f"sm-{uuid.uuid4().hex[:8]}"
-    netns.create(name)
-    try:
-        with netns.inside(name):
-            made = selftest.open_shortcut(CONFIG)
-            if isinstance(made, Off):
-                pytest.skip(f"no sockmap here: {made.why}")
-            pair, data = Pair(), content(3 * WINDOW)
-            job = threading.Thread(target=push, args=(pair.app, data, [5000]))
+@pytest.mark.parametrize("from_app", [True, False])
+def test_when_the_short_cut_goes_connections_go_on_by_tcp(from_app: bool) -> None:
+    with namespace():
+        made = loaded(True)
+        pair, data = Pair(), content(3 * WINDOW)
+        sender, receiver = (pair.app, pair.own) if from_app else (pair.own, pair.app)
+        job = threading.Thread(target=push, args=(sender, data, [5000]))
+        job.start()
+        seen = receiver.recv(100_000)
+        made.close()
+        assert seen + pull(receiver, None, 0) == data
+        job.join()
+        pair.close()
+
+
+def test_what_was_redirected_outlives_the_sidecar() -> None:
+    with namespace():
+        made = loaded(True)
+        pair, data = Pair(), content(WINDOW // 2)
+        pair.own.sendall(data)
+        pair.own.close()
+        made.close()
+        assert pull(pair.app, None, 0) == data
+        pair.app.close()
+
+
+def test_a_thread_that_sends_before_the_connection_is_made_is_not_overtaken(shortcut: Shortcut) -> None:
+    """Its first bytes go by TCP, because when it called send(2) the socket was an ordinary one."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, SO_MARK, Marks().own)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with socket.create_connection(listener.getsockname()):  # the backlog is full: the next SYN is dropped
+            app = socket.socket()
+            app.setblocking(False)
+            app.connect_ex(listener.getsockname())
+            app.setblocking(True)
+            job = threading.Thread(target=app.send, args=(b"first ",))
             job.start()
-            seen = pair.own.recv(100_000, socket.MSG_WAITALL)
-            made.close()
-            assert seen + pull(pair.own, None, 0) == data
+            listener.accept()[0].close()
             job.join()
-            pair.close()
-    finally:
-        netns.delete(name)
+            app.sendall(b"second")
+            own, _ = listener.accept()
+            app.shutdown(socket.SHUT_WR)
+            assert pull(own, None, 0) == b"first second"
+            app.close()
+            own.close()
+
+
+def test_after_a_shutdown_nothing_can_be_sent(shortcut: Shortcut) -> None:
+    pair = Pair()
+    pair.app.sendall(b"x")
+    pair.app.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        pair.app.sendall(b"y")
+    assert pull(pair.own, None, 0) == b"x"
+    pair.close()
+
+
+def test_zero_copy_is_refused_because_its_completion_would_never_come(shortcut: Shortcut) -> None:
+    pair = Pair()
+    with pytest.raises(PermissionError):
+        pair.app.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+    pair.close()
+
+
+def test_an_application_cannot_notice_where_only_what_it_sends_takes_the_short_cut() -> None:
+    with namespace():
+        made = selftest.open_shortcut(CONFIG)
+        if isinstance(made, Off):
+            assert "FIONREAD" in made.why or "splice" in made.why or "sockmap" not in made.why
+            pytest.skip(f"off on this kernel: {made.why}")
+        pair = Pair()
+        pair.own.sendall(content(1000))
+        assert unread(pair.app) == 1000
+        pair.app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2000)
+        assert not select.select([pair.app], [], [], 0)[0]
+        pair.close()
+        made.close()
+
+
+def test_the_self_test_touches_no_other_connection(shortcut: Shortcut) -> None:
+    shortcut.admit(1)
+    pair = Pair()
+    assert shortcut.state(pair.key(shortcut, pair.app)) is None
+    pair.close()
+    shortcut.admit(0)
 
 
 def test_the_structs_are_as_the_object_file_has_them() -> None:
     found = {name: struct_of(name) for name in ("key", "flow", "settings")}
     assert found["key"] == (KEY.size, [0, 8, 24, 40, 42, 44])
-    assert found["flow"] == (sockmap.FLOW.size, [0, 8, 12])
-    assert found["settings"] == (sockmap.SETTINGS.size, [0, 8, 12])
+    assert found["flow"] == (sockmap.FLOW.size, [0, 8, 12, 16, 20])
+    assert found["settings"] == (sockmap.SETTINGS.size, [0, 8, 12, 16, 20])
 
 
 def struct_of(name: str) -> tuple[int, list[int]]:
@@ -266,7 +364,7 @@ def test_without_the_object_there_is_a_reason_and_no_short_cut(monkeypatch: pyte
 
 
 def test_without_cgroup_v2_there_is_a_reason_and_no_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockmap, "pod_cgroup", lambda own, mounts: None)
+    monkeypatch.setattr(cgroup, "pod_cgroup", lambda own, mounts: None)
     made = selftest.open_shortcut(CONFIG)
     assert isinstance(made, Off) and "cgroup" in made.why
 

@@ -106,9 +106,15 @@ class Relay(StrEnum):
 
 
 class Sockmap(StrEnum):
-    """BPF between the application's socket and ours: where it can be proven to work, or not at all."""
+    """BPF between the application's socket and ours.
+
+    ``auto``: what the application sends, where that is proven to work; it cannot tell. ``both``: what it receives too,
+    for applications that only read(2) and recv(2): on a socket with redirected bytes splice(2), which Go's io.Copy and
+    HAProxy use, sees none of them, MSG_WAITALL returns early and SO_RCVLOWAT is not heeded.
+    """
 
     AUTO = "auto"
+    BOTH = "both"
     OFF = "off"
 
 

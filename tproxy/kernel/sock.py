@@ -158,6 +158,13 @@ def unacknowledged(sock: socket.socket) -> int:
     return count[0]
 
 
+def unread(sock: socket.socket) -> int:
+    """Bytes that the kernel says are waiting to be read (SIOCINQ, tcp(7))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
 def cap_receive_buffer(sock: socket.socket, limit: int) -> None:
     """Stop the kernel's autotuning of a receive buffer that has grown past ``limit`` bytes, at about that size."""
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > limit:

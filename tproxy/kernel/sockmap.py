@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tproxy.core.address import Endpoint
-from tproxy.core.cgroup import Found, pod_cgroup
 from tproxy.core.config import Marks
-from tproxy.kernel.errors import KernelError
+from tproxy.kernel.cgroup import find
 from tproxy.kernel.libbpf import EXIST, SK_MSG_VERDICT, Program
 from tproxy.kernel.sockdiag import SockDiag
 
 OBJECT = Path(__file__).with_name("sockmap.bpf.o")
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+NOBODY = 1 << 16  # no port
 WINDOW = 512 * 1024  # bytes redirected and not consumed, at most; as in the C source
 LEAVE = 1 << 63  # as in the C source
 STEP = 128 * 1024  # bytes between two reports
 KEY = struct.Struct("=Q16s16sHHI")  # struct key
-FLOW = struct.Struct("=QII")  # struct flow
-SETTINGS = struct.Struct("=QII")  # struct settings
+FLOW = struct.Struct("=QIIII")  # struct flow
+SETTINGS = struct.Struct("=QIIII")  # struct settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +42,32 @@ def netns_cookie() -> int:
         return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
 
 
-def find_cgroup() -> Found:
-    """The pod's. KernelError without cgroup v2."""
-    found = pod_cgroup(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
-    if found is None or not Path(found.path).is_dir():
-        where = found.path if found else "no cgroup2 mount"
-        raise KernelError("finding the pod's cgroup", where, "mount cgroup v2 into the sidecar")
-    return found
-
-
 class Shortcut:
-    """Loaded and attached; gone when the process is, however it ends."""
+    """Loaded and attached; gone when the process is, however it ends. ``both``: also for what applications receive."""
 
-    def __init__(self, marks: Marks) -> None:
-        self.cgroup = find_cgroup()
+    def __init__(self, marks: Marks, both: bool = False) -> None:
+        self.marks, self.both = marks, both
+        self.cgroup = find()
         self.cookie = netns_cookie()
         self._program = Program(OBJECT)
         try:
             self.flows = self._program.map("flows")
             self.consumed = self._program.map("consumed")
-            sockets = self._program.map("sockets")
-            settings = SETTINGS.pack(self.cookie, marks.own, marks.mask)
-            self._program.map("config").update(bytes(4), settings)
-            self._program.attach_map("send", sockets, SK_MSG_VERDICT)
+            self.admit(NOBODY)
+            for name in ("apps", "owns") if both else ("apps",):
+                self._program.attach_map("send", self._program.map(name), SK_MSG_VERDICT)
+            self._program.attach_cgroup("refuse", self.cgroup.path)
             self._program.attach_cgroup("established", self.cgroup.path)
             self.diag = SockDiag()
         except BaseException:
             self._program.close()
             raise
         self.accounted = False  # whether sock_diag sees what was redirected; the self-test finds out
+
+    def admit(self, port: int) -> None:
+        """Let connections with this port take part from now on, or 0 for all: nobody else notices the self-test."""
+        settings = SETTINGS.pack(self.cookie, self.marks.own, self.marks.mask, self.both, port)
+        self._program.map("config").update(bytes(4), settings)
 
     def close(self) -> None:
         """Detach; connections go on by TCP."""
@@ -90,7 +87,7 @@ class Shortcut:
         found = self.flows.lookup(key, FLOW.size)
         if found is None:
             return None
-        redirected, off, _own = FLOW.unpack(found)
+        redirected, off, *_ = FLOW.unpack(found)
         return redirected, bool(off)
 
 
@@ -111,8 +108,8 @@ class Flow:
 
     def sent(self, total: int) -> None:
         """We have sent so much to the application; what it has not read is asked of the kernel."""
-        if not self._shortcut.accounted:
-            return  # after WINDOW bytes this direction is TCP's
+        if not self._shortcut.both or not self._shortcut.accounted:
+            return  # after WINDOW bytes, or from the first one, this direction is TCP's
         with contextlib.suppress(OSError):
             own, app = self._ends()
             unread = self._shortcut.diag.unread(app, own)
@@ -120,12 +117,16 @@ class Flow:
                 self._report(own, app, total - unread)
 
     def by_tcp(self, total: int) -> bool:
-        """Ask the application's direction to leave the short cut; whether all it redirected has been received."""
+        """Ask the application's direction to leave the short cut; whether all it redirected has been received.
+
+        Looked up twice, because the count is final only once ``off`` has been seen.
+        """
         with contextlib.suppress(OSError):
             own, app = self._ends()
+            key = self._shortcut.key(app, own)
             self._report(app, own, LEAVE)
-            state = self._shortcut.state(self._shortcut.key(app, own))
-            return state is None or (state[1] and state[0] <= total)
+            if (self._shortcut.state(key) or (0, True))[1]:
+                return (self._shortcut.state(key) or (0, True))[0] <= total
         return False
 
     def _report(self, sender: Endpoint, receiver: Endpoint, consumed: int) -> None:
