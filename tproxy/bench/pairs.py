@@ -22,7 +22,7 @@ UNENCRYPTED = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "m
 OURS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"inbound": {"mode": "disable"}, "mesh": UNENCRYPTED, "fast": {"sockmap": "off"}},
     "mtls": {"fast": {"sockmap": "off", "resumption": False}},
-    "sockmap": {"fast": {"sockmap": "auto", "resumption": False}},
+    "sockmap": {"fast": {"sockmap": "both", "resumption": False}},
     "resumption": {"fast": {"sockmap": "off", "resumption": True}},
     "hop": {"mesh": [], "egress": "passthrough", "fast": {"sockmap": "off"}},
 }
@@ -97,7 +97,9 @@ def _between(key: str, ca: Authority, client: Pod, server: Pod) -> list[Side]:
         case "nginx":
             return [NginxStream(pod, ca.folder, ca.issue(pod.name)).up() for pod in both]
         case _:
-            return [Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, tls=EXCHANGE, **OURS[key]).up() for pod in both]
+            return [
+                Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, tls=EXCHANGE, **OURS[key]).up() for pod in both
+            ]
 
 
 def versions(keys: Sequence[str]) -> dict[str, str]:
