@@ -250,7 +250,6 @@ def _fast(fields: Fields) -> Fast:
         relay=Relay(fields.choice("relay", base.relay, list(Relay))),
         sockmap=Sockmap(fields.choice("sockmap", base.sockmap, list(Sockmap))),
         splicer=Splicer(fields.choice("splicer", base.splicer, list(Splicer))),
-        ktls=fields.flag("ktls", base.ktls),
         resumption=fields.flag("resumption", base.resumption),
     )
     fields.finish()

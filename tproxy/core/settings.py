@@ -132,5 +132,4 @@ class Fast:
     relay: Relay = Relay.AUTO
     sockmap: Sockmap = Sockmap.AUTO
     splicer: Splicer = Splicer.SPLICE
-    ktls: bool = False
     resumption: bool = True  # of TLS sessions, within one generation of credentials
