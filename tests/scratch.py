@@ -42,11 +42,12 @@ except OSError as error:
 
 LISTENER = """
 import sys
-from tproxy.kernel.sock import listener, original_destination
+from tproxy.kernel.sock import listener, original_destination, reset_on_close
 taker = listener(int(sys.argv[1]), 2)
 taker.setblocking(True)
 while True:
     sock = taker.accept()[0]
+    reset_on_close(sock, False)
     sock.setblocking(True)
     while sock.recv(65536): pass
     sock.sendall(str(original_destination(sock)).encode())
