@@ -80,7 +80,7 @@ def test_a_log_that_is_cut_off_is_an_error() -> None:
 
 
 def test_requests_that_failed_count_as_failed_and_have_no_latency() -> None:
-    found = parse.closed([Row(0, 200, 1000), Row(10, -1, 5), Row(20, 500, 7)])
+    found = parse.closed([Row(0, 200, 1000), Row(5, 0, 9), Row(10, -1, 5), Row(20, 500, 7)])
     assert (found.count, found.errors, found.percentiles["99"]) == (3, 2, 1.0)
 
 
@@ -150,7 +150,7 @@ def test_the_offered_load_is_half_of_what_envoy_carried_in_the_same_round() -> N
 
 def test_what_happens_before_all_connections_stand_does_not_count() -> None:
     argv = Busy(256, 1.5).argv("10.77.0.2", Path("/log"))
-    assert "--warm-up-time=712ms" in argv
+    assert "--warm-up-time=840ms" in argv
     assert argv[argv.index("-D") + 1] == "1500ms"
 
 

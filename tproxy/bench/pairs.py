@@ -18,6 +18,7 @@ from tproxy.world.sidecars import Authority, Sidecar
 DOMAIN = "bench.local"
 LIMITS = {"connections": 12_000, "handshakes": 4096}
 UNENCRYPTED = [{"cidr": "10.77.0.0/24", "mtls": False}, {"cidr": "fd77::/64", "mtls": False}]
+SAID = 5  # warnings of a pair: enough to see what is wrong
 OURS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"inbound": {"mode": "disable"}, "mesh": UNENCRYPTED, "fast": {"sockmap": "off"}},
     "mtls": {"fast": {"sockmap": "off", "resumption": False}},
@@ -56,7 +57,7 @@ class Pair:
         """What our sidecars warned of: a short cut that does not work here makes other figures."""
         found = [line for side in self.sides if isinstance(side, Sidecar) for line in side.lines()]
         texts = [str(line.get("message", line)) for line in found if line.get("level") == "warning"]
-        return list(dict.fromkeys(f"{self.name}: {text}" for text in texts))
+        return [f"{self.name}: {text}" for text in dict.fromkeys(texts)][:SAID]
 
 
 def missing(key: str) -> str | None:
