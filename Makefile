@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy libnginx-mod-stream python3-venv gcc libc6-dev python3-dev
+PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy \
+            libnginx-mod-stream python3-venv gcc libc6-dev python3-dev libbpf1
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak torture bpf clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
@@ -18,10 +19,19 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 bench: $(VENV)/ready
-	$(BIN)/tproxy bench
+	$(BIN)/tproxy bench --rounds 6
+
+torture: $(VENV)/ready
+	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)
 
 soak: $(VENV)/ready
 	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
+
+# The object is committed, so that nobody needs clang to run it.
+BPF_OUT := tproxy/kernel/sockmap.bpf.o
+bpf:
+	clang -O2 -g -Wall -Werror -target bpf -I/usr/include/$$(uname -m)-linux-gnu -c bpf/sockmap.bpf.c -o $(BPF_OUT)
+	llvm-strip -g $(BPF_OUT) 2>/dev/null || $$(ls /usr/bin/llvm-strip-* | tail -1) -g $(BPF_OUT)
 
 $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"

@@ -272,3 +272,23 @@ def test_no_file_is_left_open(credentials: Contexts) -> None:
         chain.thread.join(10)
     left = [path for path in Path("/proc/self/fd").iterdir() if path not in before and path.exists()]
     assert len(left) <= 1  # the listing itself
+
+
+def test_bulk_between_plain_legs_is_exact_by_splice_and_leaves_no_pipe(credentials: Contexts) -> None:
+    data = os.urandom(1 << 20) * 24
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for sizes in ([1 << 20], [700_001, 3, 1 << 19]):
+        chain, at_server, at_app = Chain(None), list[bytes](), list[bytes]()
+        jobs = [
+            threading.Thread(target=push, args=(chain.app, data, sizes)),
+            threading.Thread(target=push, args=(chain.server, data[::-1], sizes)),
+            threading.Thread(target=drain, args=(chain.server, at_server)),
+            threading.Thread(target=drain, args=(chain.app, at_app)),
+        ]
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join()
+        chain.close()
+        assert at_server == [hashlib.sha256(data).digest()] and at_app == [hashlib.sha256(data[::-1]).digest()]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

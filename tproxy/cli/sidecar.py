@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
-from tproxy.core.config import Config, Files, parse_port
+from tproxy.core.config import Config, Files, Sockmap, parse_port
 from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
     from tproxy.admin.metrics import Metrics
     from tproxy.core.record import Record
     from tproxy.identity.files import Watch
+    from tproxy.kernel.sockmap import Shortcut
     from tproxy.proxy.side import State
     from tproxy.proxy.sidecar import Sidecar
 
@@ -78,9 +79,24 @@ def run(args: argparse.Namespace) -> int:
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
+    shortcut = _shortcut(state)
     privileges.drop(state.config.uid, state.config.gid)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, loader, state))
+        return runner.run(_serve(args, loader, state, shortcut))
+
+
+def _shortcut(state: State) -> Shortcut | None:
+    """Loaded while we may, tested, and said in one line."""
+    from tproxy.kernel.selftest import open_shortcut
+    from tproxy.kernel.sockmap import Off
+
+    made = open_shortcut(state.config)
+    if isinstance(made, Off):
+        wanted = state.config.fast.sockmap is not Sockmap.OFF
+        log.log(logging.WARNING if wanted else logging.INFO, "sockmap is off: %s", made.why)
+        return None
+    log.info("sockmap is on: self-test passed, cgroup %s (%s)", made.cgroup.path, made.cgroup.how)
+    return made
 
 
 def effective(args: argparse.Namespace) -> Config:
@@ -131,7 +147,7 @@ class _Loader:
         return self.watch is not None and self.watch.changed()
 
 
-async def _serve(args: argparse.Namespace, loader: _Loader, state: State) -> int:
+async def _serve(args: argparse.Namespace, loader: _Loader, state: State, shortcut: Shortcut | None) -> int:
     from tproxy.admin.metrics import Metrics
     from tproxy.proxy.sidecar import Sidecar, Source
 
@@ -145,7 +161,7 @@ async def _serve(args: argparse.Namespace, loader: _Loader, state: State) -> int
     source = Source(
         loader.load, loader.changed, lambda new: metrics.loaded(new.contexts.snapshot), lambda: metrics.reloaded(False)
     )
-    sidecar = Sidecar(state, source, finished)
+    sidecar = Sidecar(state, source, finished, shortcut)
     metrics.watch(sidecar.open_connections)
     metrics.loaded(state.contexts.snapshot)
     sidecar.start()

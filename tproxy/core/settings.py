@@ -106,17 +106,22 @@ class Relay(StrEnum):
 
 
 class Sockmap(StrEnum):
-    """BPF between the application's socket and ours: where it can be proven to work, or not at all."""
+    """BPF between the application's socket and ours.
+
+    ``auto``: what the application sends, where that is proven to work; it cannot tell. ``both``: what it receives too,
+    for applications that only read(2) and recv(2): on a socket with redirected bytes splice(2), which Go's io.Copy and
+    HAProxy use, sees none of them, MSG_WAITALL returns early and SO_RCVLOWAT is not heeded.
+    """
 
     AUTO = "auto"
+    BOTH = "both"
     OFF = "off"
 
 
 class Splicer(StrEnum):
-    """How bytes move between two plain legs: splice(2), a BPF verdict in the kernel, or a copy."""
+    """How bulk moves between two plain legs: splice(2), or a copy."""
 
     SPLICE = "splice"
-    SOCKMAP = "sockmap"
     COPY = "copy"
 
 

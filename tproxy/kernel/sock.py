@@ -25,6 +25,7 @@ TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
 BORROWED_PORTS = (1024, 32768)  # below net.ipv4.ip_local_port_range, from which callers choose
 UNSENT = 256 * 1024  # bytes a socket may hold that TCP has not sent yet; bounds memory when a peer stops reading
 RESET = struct.pack("ii", 1, 0)  # struct linger: close with RST
+NO_LINGER = struct.pack("ii", 0, 0)
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 CAPABILITY_ADVICE = "grant NET_ADMIN (or NET_RAW since Linux 5.17) to the sidecar's container"
 
@@ -114,6 +115,7 @@ def _bind(sock: socket.socket, source: str) -> None:
 
 
 def _tune(sock: socket.socket, mark: int) -> None:
+    reset_on_close(sock, True)  # should we be killed, nobody may take that for the end of the bytes
     sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -139,15 +141,27 @@ def is_local(address: Address) -> bool:
 
 def abort(sock: socket.socket) -> None:
     """Close with RST, so that the other side never takes what happened for a clean end."""
-    with contextlib.suppress(OSError):  # the socket is dead already; closing it is all that is left
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    reset_on_close(sock, True)
     sock.close()
+
+
+def reset_on_close(sock: socket.socket, yes: bool) -> None:
+    """Whether closing, which the kernel does when we are killed, sends RST instead of FIN (socket(7), SO_LINGER)."""
+    with contextlib.suppress(OSError):  # the socket is dead already; closing it is all that is left
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET if yes else NO_LINGER)
 
 
 def unacknowledged(sock: socket.socket) -> int:
     """Bytes that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7))."""
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return count[0]
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that the kernel says are waiting to be read (SIOCINQ, tcp(7))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
     return count[0]
 
 

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from tproxy.core.record import Outcome
 from tproxy.kernel.sock import cap_receive_buffer
+from tproxy.kernel.sockmap import STEP as _STEP
 from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
 
@@ -26,6 +27,12 @@ cdef extern from "sys/socket.h" nogil:
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
+
+cdef extern from "fcntl.h" nogil:
+    ssize_t splice(int source, void *a, int target, void *b, size_t length, unsigned int flags)
+    int pipe2(int *ends, int flags)
+    int fcntl(int fd, int command, ...)
+    enum: SPLICE_F_MOVE, SPLICE_F_NONBLOCK, O_CLOEXEC, O_NONBLOCK, F_SETPIPE_SZ
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
@@ -43,6 +50,9 @@ cdef enum:
     RECORD = 16384  # plaintext of one TLS record
     ROOM = CHUNK + 2 * RECORD  # a chunk, what was left of the record before it, and the overhead of its records
     FULL = CHUNK - 2 * RECORD  # a read of this much was bulk
+    PIPE = 1 << 20  # bytes that a pipe holds, if we may have so many (pipe(7))
+    PIPES = 64  # of one reactor; the others copy
+    BULK = 2  # full reads in a row that make a direction bulk
     TURNS = 4  # reads in a row of one direction
     BATCH = 128  # events taken at once
     ROUNDS = 8  # batches before the rest of the loop gets its turn
@@ -50,6 +60,7 @@ cdef enum:
     BROKEN = -2
 
 cdef uint64_t LOOK = _CHECK_EVERY
+cdef uint64_t STEP = _STEP
 
 cdef struct Library:
     int (*SSL_read)(void *, void *, int) noexcept nogil
@@ -92,8 +103,9 @@ cdef class Watched:
 cdef class Leg(Watched):
     """One side: a descriptor, and OpenSSL's objects if it speaks TLS."""
 
-    cdef object leg, error
+    cdef object leg, error, flow
     cdef Pair pair
+    cdef uint64_t received, sent, report_received, report_sent
     cdef void *ssl
     cdef void *incoming
     cdef void *outgoing
@@ -101,11 +113,17 @@ cdef class Leg(Watched):
     cdef size_t start, end
     cdef uint64_t moved, look
     cdef bint eof, done, waiting, ending, unread, is_up
+    cdef int full  # reads in a row that filled the buffer
+    cdef int pipe[2]  # what is spliced towards this leg, or -1
+    cdef size_t piped
 
     def __cinit__(self, leg, bint is_up):
         self.leg, self.is_up = leg, is_up
         self.fd = leg.sock.fileno()
         self.look = LOOK
+        self.pipe[0] = self.pipe[1] = -1
+        self.flow = getattr(leg, "flow", None)
+        self.report_received = self.report_sent = STEP
         tls = getattr(leg, "tls", None)
         if tls is not None:
             self.unread = True
@@ -141,6 +159,11 @@ cdef class Leg(Watched):
         if count < 0:
             return self.failed()
         self.eof = count == 0
+        if self.flow is not None:
+            self.received += count
+            if self.received >= self.report_received:
+                self.report_received = self.received + STEP
+                self.flow.received(self.received)
         return count
 
     cdef ssize_t read_tls(self, unsigned char *wire, unsigned char *plain) noexcept:
@@ -179,6 +202,11 @@ cdef class Leg(Watched):
         cdef size_t done = 0
         cdef int count
         if self.ssl == NULL:
+            if self.flow is not None:
+                self.sent += length
+                if self.sent >= self.report_sent:
+                    self.report_sent = self.sent + STEP
+                    self.flow.sent(self.sent)
             return self.push(data, length)
         while done < length:
             count = library.SSL_write(self.ssl, data + done, <int>(length - done))
@@ -227,6 +255,11 @@ cdef class Leg(Watched):
                 return 0
             free(self.held)
             self.held, self.start, self.end = NULL, 0, 0
+        while self.piped:
+            sent = splice(self.pipe[0], NULL, self.fd, NULL, self.piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+            if sent < 0:
+                return 0 if self.failed() == NOTHING else BROKEN
+            self.piped -= sent
         if self.ending:
             self.ending = False
             return self.end_direction(wire)
@@ -283,7 +316,9 @@ cdef class Pair:
         """Carry what there is; whether there is likely more, and both sides are willing."""
         cdef Leg target = self.other(source)
         cdef unsigned char *wire = self.reactor.wire
-        cdef ssize_t count = source.read(wire, self.reactor.plain), sent = 1
+        cdef ssize_t count, sent = 1
+        cdef bint spliced = source.full >= BULK and self.may_splice(source, target)
+        count = self.splice_in(source, target) if spliced else source.read(wire, self.reactor.plain)
         if count == NOTHING:
             return False
         if count == BROKEN:
@@ -291,7 +326,10 @@ cdef class Pair:
             return False
         if count:
             source.moved += count
-            sent = target.write(self.reactor.plain, count, wire)
+            source.full = source.full + 1 if count >= (RECORD if spliced else FULL) else 0
+            sent = target.flush(wire) if spliced else target.write(self.reactor.plain, count, wire)
+            if target.pipe[0] >= 0 and not target.piped and not source.full:
+                self.reactor.give_back(target)
             if source.moved >= source.look:
                 source.look = source.moved + LOOK
                 cap_receive_buffer(source.leg.sock, RECEIVE_LIMIT)
@@ -308,6 +346,26 @@ cdef class Pair:
         elif source.done:
             self.direction_ended(source)
         return sent == 1 and count >= FULL and source.mask & EPOLLIN != 0
+
+    cdef bint may_splice(self, Leg source, Leg target) noexcept:
+        """Both plain, nothing of it in the short cut's queue, which splice(2) does not see, and a pipe to be had."""
+        if target.pipe[0] >= 0:
+            return True
+        if not self.reactor.splicing or source.ssl != NULL or target.ssl != NULL or target.held != NULL:
+            return False
+        if source.flow is not None and not source.flow.by_tcp(source.moved):
+            return False
+        return self.reactor.take_pipe(target)
+
+    cdef ssize_t splice_in(self, Leg source, Leg target) noexcept:
+        cdef ssize_t count = splice(
+            source.fd, NULL, target.pipe[1], NULL, PIPE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+        )
+        if count < 0:
+            return source.failed()
+        target.piped += count
+        source.eof = count == 0
+        return count
 
     cdef void writable(self, Leg target) noexcept:
         cdef Leg source = self.other(target)
@@ -344,6 +402,8 @@ cdef class Pair:
         """Watch neither socket any more."""
         self.reactor.watch(self.down, 0)
         self.reactor.watch(self.up, 0)
+        self.reactor.give_back(self.down)
+        self.reactor.give_back(self.up)
 
     def forget(self):
         """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
@@ -429,12 +489,15 @@ cdef class Reactor:
     """One a loop: two buffers, and an epoll of our own, nested in the loop's (epoll(7))."""
 
     cdef object loop
+    cdef bint splicing
+    cdef int pipes[PIPES][2]  # not in use, and empty
+    cdef int spare, made
     cdef int epoll
     cdef unsigned char *wire
     cdef unsigned char *plain
 
-    def __cinit__(self):
-        self.epoll = -1
+    def __cinit__(self, bint splicing=True):
+        self.epoll, self.splicing = -1, splicing
         self.wire = <unsigned char *>malloc(ROOM)
         self.plain = <unsigned char *>malloc(ROOM)
         if self.wire == NULL or self.plain == NULL:
@@ -450,6 +513,34 @@ cdef class Reactor:
         free(self.plain)
         if self.epoll >= 0:
             close(self.epoll)
+        while self.spare:
+            self.spare -= 1
+            close(self.pipes[self.spare][0])
+            close(self.pipes[self.spare][1])
+
+    cdef bint take_pipe(self, Leg target) noexcept:
+        if self.spare:
+            self.spare -= 1
+            target.pipe[0], target.pipe[1] = self.pipes[self.spare][0], self.pipes[self.spare][1]
+            return True
+        if self.made == PIPES or pipe2(target.pipe, O_CLOEXEC | O_NONBLOCK) < 0:
+            return False
+        fcntl(target.pipe[1], F_SETPIPE_SZ, PIPE)  # a smaller one does too
+        self.made += 1
+        return True
+
+    cdef void give_back(self, Leg target) noexcept:
+        if target.pipe[0] < 0:
+            return
+        if target.piped:  # of a connection that broke
+            close(target.pipe[0])
+            close(target.pipe[1])
+            target.piped = 0
+            self.made -= 1
+        else:
+            self.pipes[self.spare][0], self.pipes[self.spare][1] = target.pipe[0], target.pipe[1]
+            self.spare += 1
+        target.pipe[0] = target.pipe[1] = -1
 
     def close(self):
         """Watch nothing any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from tproxy.core.settings import Relay
+from tproxy.core.settings import Relay, Splicer
 from tproxy.identity.openssl import addresses
 from tproxy.proxy.reactor import Reactor
 
@@ -19,8 +19,8 @@ except (ImportError, AttributeError) as error:
 AnyReactor: TypeAlias = "Reactor | _compiled.Reactor"
 
 
-def reactor(wanted: Relay) -> Reactor | _compiled.Reactor:
+def reactor(wanted: Relay, splicer: Splicer = Splicer.SPLICE) -> Reactor | _compiled.Reactor:
     """A reactor for the running loop. LookupError when only the compiled one would do and it is not there."""
     if wanted is Relay.COMPILED and WHY_NOT:
         raise LookupError(WHY_NOT)
-    return Reactor() if WHY_NOT or wanted is Relay.PYTHON else _compiled.Reactor()
+    return Reactor() if WHY_NOT or wanted is Relay.PYTHON else _compiled.Reactor(splicer is Splicer.SPLICE)

@@ -25,7 +25,7 @@ async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
             abort(down)
             return trace.refused(deny)
         case up:
-            moved = await relay(PlainLeg(down), up, side.reactor)
+            moved = await relay(side.app_leg(down), up, side.reactor)
             if isinstance(up, TlsLeg) and moved.outcome is Outcome.CLOSED and state.config.fast.resumption:
                 state.contexts.sessions.keep(trace.target, up.tls.ticket())
             return trace.moved(moved)

@@ -30,7 +30,7 @@ async def ingress(down: socket.socket, trace: Trace, side: Side) -> Record:
     if isinstance(leg, Deny) or isinstance(up, Deny):
         abort(down)
         return trace.refused(leg if isinstance(leg, Deny) else up)  # type: ignore[arg-type]
-    return trace.moved(await relay(leg, PlainLeg(up), side.reactor))
+    return trace.moved(await relay(leg, side.app_leg(up), side.reactor))
 
 
 async def _admitted(down: socket.socket, trace: Trace, state: State, side: Side) -> Leg | Deny:

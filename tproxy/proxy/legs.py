@@ -9,6 +9,7 @@ import socket
 from typing import Protocol
 
 from tproxy.identity.openssl import RECORD, Tls
+from tproxy.kernel.sockmap import STEP, Flow
 
 CHUNK = 256 * 1024  # bytes read at once; also the most that a leg holds back for a peer that does not read
 ROOM = CHUNK + 32 * 1024  # plaintext of one chunk and of the record that began in the chunk before
@@ -24,6 +25,23 @@ class Buffers:
     def __init__(self) -> None:
         self.wire = memoryview(bytearray(CHUNK))
         self.plain = memoryview(bytearray(ROOM))
+
+
+class Meter:
+    """Bytes so far, and whether another STEP of them is full."""
+
+    __slots__ = ("_next", "total")
+
+    def __init__(self) -> None:
+        self.total, self._next = 0, STEP
+
+    def add(self, count: int) -> bool:
+        """True once a STEP."""
+        self.total += count
+        if self.total < self._next:
+            return False
+        self._next = self.total + STEP
+        return True
 
 
 class Leg(Protocol):
@@ -87,9 +105,14 @@ class _Sender:
 
 
 class PlainLeg(_Sender):
-    """Bytes as they are."""
+    """Bytes as they are; with a ``flow`` they may come and go by the short cut, which wants to know how many did."""
 
-    __slots__ = ()
+    __slots__ = ("_received", "_sent", "flow")
+
+    def __init__(self, sock: socket.socket, flow: Flow | None = None) -> None:
+        super().__init__(sock)
+        self.flow = flow
+        self._received, self._sent = Meter(), Meter()
 
     @property
     def buffered(self) -> bool:
@@ -98,11 +121,15 @@ class PlainLeg(_Sender):
     def read(self, buffers: Buffers) -> int:
         count = self.sock.recv_into(buffers.plain, CHUNK)
         self.eof = count == 0
+        if self.flow is not None and self._received.add(count):
+            self.flow.received(self._received.total)
         return count
 
     def write(self, data: memoryview) -> bool:
         rest = self._send(data)
         self._held = None if rest is None else memoryview(bytes(rest))  # the buffer is everybody's
+        if self.flow is not None and self._sent.add(len(data)):
+            self.flow.sent(self._sent.total)
         return rest is None
 
     def _end(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import abort, unacknowledged
+from tproxy.kernel.sock import abort, reset_on_close, unacknowledged
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import Leg
 from tproxy.proxy.pump import Moved
@@ -26,8 +26,9 @@ async def relay(down: Leg, up: Leg, reactor: AnyReactor) -> Moved:
         if moved.outcome is not Outcome.CLOSED:
             await _last_words((up if moved.ended_by == "source" else down).sock)
             return moved
-        down.sock.close()
-        up.sock.close()
+        for leg in (down, up):
+            reset_on_close(leg.sock, False)
+            leg.sock.close()
         return moved
     finally:
         state.detach()

@@ -16,7 +16,9 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.identity.openssl import Role, Ticket
 from tproxy.kernel.sock import dialer
+from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.compiled import AnyReactor, reactor
+from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.tls import Contexts, Session, handshake
 
 
@@ -45,10 +47,15 @@ class Side:
     state: State
     finished: Callable[[Record], None]
     reactor: AnyReactor = field(init=False)
+    shortcut: Shortcut | None = None
     handshakes: int = 0
 
     def __post_init__(self) -> None:
-        self.reactor = reactor(self.state.config.fast.relay)
+        self.reactor = reactor(self.state.config.fast.relay, self.state.config.fast.splicer)
+
+    def app_leg(self, sock: socket.socket) -> PlainLeg:
+        """The leg towards the application, with the short cut where there is one."""
+        return PlainLeg(sock, None if self.shortcut is None else self.shortcut.flow(sock))
 
     @contextmanager
     def half_open(self) -> Iterator[Deny | None]:

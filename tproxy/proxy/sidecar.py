@@ -11,6 +11,7 @@ from tproxy.core.config import Ports
 from tproxy.core.fields import ConfigError
 from tproxy.core.record import Direction, Record
 from tproxy.kernel.sock import listener
+from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.egress import egress
 from tproxy.proxy.ingress import ingress
 from tproxy.proxy.server import Server, drain
@@ -32,8 +33,10 @@ class Source:
 class Sidecar:
     """Owns the two servers and the state of the moment."""
 
-    def __init__(self, state: State, source: Source, finished: Callable[[Record], None]) -> None:
-        self.source, self.side = source, Side(state, finished)
+    def __init__(
+        self, state: State, source: Source, finished: Callable[[Record], None], shortcut: Shortcut | None = None
+    ) -> None:
+        self.source, self.side = source, Side(state, finished, shortcut)
         self.draining = False
         self.servers: list[Server] = []
 

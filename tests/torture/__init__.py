@@ -1,0 +1,1 @@
+"""Every byte of many connections through real sidecars, whatever happens to them."""
