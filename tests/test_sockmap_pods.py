@@ -145,7 +145,11 @@ def test_nothing_stays_in_the_kernel_when_the_sidecar_is_killed(tree: Tree, spac
 def objects(pid: int) -> set[tuple[str, int]]:
     """What of BPF a process holds by descriptor: kind and number (proc(5), fdinfo)."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return {(kind, int(number)) for text in texts for kind, number in re.findall(r"^(map|prog|link)_id:\s+(\d+)", text, re.M)}
+    return {
+        (kind, int(number))
+        for text in texts
+        for kind, number in re.findall(r"^(map|prog|link)_id:\s+(\d+)", text, re.M)
+    }
 
 
 def alive(kind: str, number: int) -> bool:

@@ -98,7 +98,9 @@ def _between(key: str, ca: Authority, client: Pod, server: Pod) -> list[Side]:
         case "nginx":
             return [NginxStream(pod, ca.folder, ca.issue(pod.name)).up() for pod in both]
         case _:
-            return [Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, tls=EXCHANGE, **OURS[key]).up() for pod in both]
+            return [
+                Sidecar(pod, ca.issue(pod.name), DOMAIN, limits=LIMITS, tls=EXCHANGE, **OURS[key]).up() for pod in both
+            ]
 
 
 def versions(keys: Sequence[str]) -> dict[str, str]:
