@@ -304,6 +304,18 @@ def test_a_machine_that_was_busy_is_mentioned() -> None:
     assert "The machine was not quiet before the run (load 1.7)" in words.text(found)[-1]
 
 
+def test_a_sockmap_that_was_off_is_mentioned_and_not_praised() -> None:
+    cost = {RPS: 20.0, figures.CPU_REQUESTS: 1.0}
+    found = results(mtls=[cost], sockmap=[cost], envoy=[cost])
+    assert "With sockmap it is 1.00 times that without." in words.text(found)[-1]
+    found.notes.append("tproxy, mTLS + sockmap: sockmap is off: no capability")
+    assert (
+        "so the pair with sockmap has none (tproxy, mTLS + sockmap: sockmap is off: no capability)"
+        in words.text(found)[0]
+    )
+    assert "With sockmap" not in "".join(words.text(found))
+
+
 def test_the_table_has_a_column_of_ratios_and_says_what_is_worse() -> None:
     found = results(direct=[{RPS: 50_000.0}], mtls=[{RPS: 900.0}], envoy=[{RPS: 1000.0}])
     lines = report.markdown(found).splitlines()

@@ -126,6 +126,11 @@ class Results:
         """What was measured, in the order of KINDS."""
         return [key for key in KINDS if key in self.rounds]
 
+    @property
+    def no_sockmap(self) -> str | None:
+        """What the sidecars said if sockmap does not work here: then the pair with sockmap has none."""
+        return next((note for note in self.notes if "sockmap is off" in note), None)
+
     def add(self, pair: str, number: int, found: Round) -> None:
         """Figures of one pair in one round."""
         runs = self.rounds.setdefault(pair, [])
