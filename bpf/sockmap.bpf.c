@@ -126,6 +126,12 @@ static __always_inline void reverse(struct key *to, const struct key *from)
 	to->local_port = from->remote_port, to->remote_port = from->local_port;
 }
 
+static __always_inline void forget(const struct key *key)
+{
+	bpf_map_delete_elem(&flows, key);
+	bpf_map_delete_elem(&consumed, key);
+}
+
 SEC("sockops")
 int established(struct bpf_sock_ops *ctx)
 {
@@ -145,14 +151,17 @@ int established(struct bpf_sock_ops *ctx)
 	FILL(&key, ctx);
 	if (key.netns != own->netns || (own->port && own->port != key.local_port && own->port != key.remote_port))
 		return 1; // another pod's, or one that must not notice the self-test
-	if (op == BPF_SOCK_OPS_STATE_CB) {
-		bpf_map_delete_elem(&flows, &key);
-		bpf_map_delete_elem(&consumed, &key);
+	reverse(&other, &key);
+	if (op == BPF_SOCK_OPS_STATE_CB) { // the last of a pair takes along what the other one may have to be asked about
+		struct flow *sent = bpf_map_lookup_elem(&flows, &key), *back = bpf_map_lookup_elem(&flows, &other);
+
+		if (!sent || !back || !sent->redirected)
+			forget(&key);
+		forget(&other);
 		return 1;
 	}
 	flow.own = (sock->mark & own->mask) == own->mark;
 	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) { // who dialled is there already, and is the other one of a pair
-		reverse(&other, &key);
 		dialled = bpf_map_lookup_elem(&flows, &other);
 		if (!dialled || dialled->own == flow.own)
 			return 1;
@@ -169,8 +178,7 @@ int established(struct bpf_sock_ops *ctx)
 	if (bpf_map_update_elem(&consumed, &key, &none, BPF_ANY) ||
 	    (flow.own ? bpf_sock_hash_update(ctx, &owns, &key, BPF_ANY) :
 			bpf_sock_hash_update(ctx, &apps, &key, BPF_ANY))) {
-		bpf_map_delete_elem(&flows, &key);
-		bpf_map_delete_elem(&consumed, &key);
+		forget(&key);
 		return 1;
 	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);

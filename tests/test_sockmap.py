@@ -145,8 +145,8 @@ def test_bytes_are_exact_wherever_the_flow_goes_back_to_tcp(
     if not every:
         assert redirected <= WINDOW
     if from_app:  # whoever takes over from recv(2) may do so only when nothing can come by the short cut any more
-        assert flow.drained(size) == (shortcut.state(key) or (0, False))[1]
-        assert not flow.drained(max(0, redirected - 1))
+        assert flow.by_tcp(size) == (shortcut.state(key) or (0, False))[1]
+        assert not size or not flow.by_tcp(redirected - 1)
     pair.close()
 
 
@@ -321,6 +321,17 @@ def test_an_application_cannot_notice_where_only_what_it_sends_takes_the_short_c
         assert not select.select([pair.app], [], [], 0)[0]
         pair.close()
         made.close()
+
+
+def test_what_came_by_the_short_cut_is_told_after_the_application_has_gone(shortcut: Shortcut) -> None:
+    """splice(2) does not see it, so the sidecar must know even then."""
+    pair = Pair()
+    flow, key = shortcut.flow(pair.own), pair.key(shortcut, pair.app)
+    pair.app.sendall(b"x")
+    pair.app.close()
+    assert shortcut.state(key) == (1, False) and not flow.by_tcp(0)
+    pair.close()
+    assert shortcut.state(key) is None
 
 
 def test_the_self_test_touches_no_other_connection(shortcut: Shortcut) -> None:

@@ -34,7 +34,7 @@ def test_a_byte_that_is_lost_doubled_or_changed_is_located(what: str) -> None:
 
 
 def test_nothing_is_lost_doubled_or_moved_whatever_happens() -> None:
-    made = run.torture(9, 1, 20, ("compiled", "python"), ("auto",))
+    made = run.torture(9, 1, 20, ("compiled", "python"), ("both",))
     assert not [wrong for way in made for wrong in way.wrong], "\n".join(map(run.line, made))
     assert sum(way.seen["messages"] for way in made) > 1000
     if skipped := [way.skipped for way in made if way.skipped]:

@@ -49,7 +49,7 @@ def ways(world: World, relays: tuple[str, ...], sockmaps: tuple[str, ...]) -> li
 
 
 def _way(world: World, ca: Authority, relay: str, sockmap: str, kind: str) -> Way:
-    name = f"{relay[0]}{'s' if sockmap == 'auto' else 'n'}{kind[:2]}"
+    name = f"{relay[0]}{'n' if sockmap == 'off' else 's'}{kind[:2]}"
     client, server = world.pod(f"{name}-c"), world.pod(f"{name}-s")
     fast = {"relay": relay, "sockmap": sockmap}
     sides = []
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=60)
     args = parser.parse_args()
-    made = torture(args.seconds, args.seed, args.at_once, ("compiled", "python"), ("auto", "off"))
+    made = torture(args.seconds, args.seed, args.at_once, ("compiled", "python"), ("both", "off"))
     messages, wrong = sum(way.seen["messages"] for way in made), sum(len(way.wrong) for way in made)
     skipped = sum(bool(way.skipped) for way in made)
     print(f"{messages} messages, {wrong} differences, {skipped} combinations skipped; seed {args.seed}")

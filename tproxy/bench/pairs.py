@@ -23,7 +23,7 @@ SAID = 5  # warnings of a pair: enough to see what is wrong
 OURS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"inbound": {"mode": "disable"}, "mesh": UNENCRYPTED, "fast": {"sockmap": "off"}},
     "mtls": {"fast": {"sockmap": "off", "resumption": False}},
-    "sockmap": {"fast": {"sockmap": "auto", "resumption": False}},
+    "sockmap": {"fast": {"sockmap": "both", "resumption": False}},
     "resumption": {"fast": {"sockmap": "off", "resumption": True}},
     "hop": {"mesh": [], "egress": "passthrough", "fast": {"sockmap": "off"}},
 }
