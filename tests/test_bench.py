@@ -118,6 +118,14 @@ def test_every_connection_gets_the_same_number_of_requests(rate: float, seconds:
     assert wanted.connections / wanted.interval == pytest.approx(rate)
 
 
+def test_a_load_is_measured_by_when_it_was_sent() -> None:
+    """A last answer that is late does not make it look smaller than it was; the first and last moments do not count."""
+    rows = [Row(at * 10_000, 200, 500_000 if at == 150 else 1000) for at in range(200)]
+    found = parse.offered(rows, 0.1, 0.5)
+    assert found.count / found.seconds == pytest.approx(100, rel=0.01)
+    assert found.percentiles["50"] == 1.0
+
+
 def test_the_load_goes_on_while_the_server_stands_still(world: World) -> None:
     """More than one in a hundred requests find it so: that is what p99 must say, and none may be missing."""
     client, server = world.pod("load-client"), world.pod("load-server")
