@@ -80,7 +80,7 @@ def test_a_log_that_is_cut_off_is_an_error() -> None:
 
 
 def test_requests_that_failed_count_as_failed_and_have_no_latency() -> None:
-    found = parse.closed([Row(0, 200, 1000), Row(10, -1, 5), Row(20, 500, 7)])
+    found = parse.closed([Row(0, 200, 1000), Row(5, 0, 9), Row(10, -1, 5), Row(20, 500, 7)])
     assert (found.count, found.errors, found.percentiles["99"]) == (3, 2, 1.0)
 
 
@@ -118,6 +118,14 @@ def test_every_connection_gets_the_same_number_of_requests(rate: float, seconds:
     assert wanted.connections / wanted.interval == pytest.approx(rate)
 
 
+def test_a_load_is_measured_by_when_it_was_sent() -> None:
+    """A last answer that is late does not make it look smaller than it was; the first and last moments do not count."""
+    rows = [Row(at * 10_000, 200, 500_000 if at == 150 else 1000) for at in range(200)]
+    found = parse.offered(rows, 0.1, 0.5)
+    assert found.count / found.seconds == pytest.approx(100, rel=0.01)
+    assert found.percentiles["50"] == 1.0
+
+
 def test_the_load_goes_on_while_the_server_stands_still(world: World) -> None:
     """More than one in a hundred requests find it so: that is what p99 must say, and none may be missing."""
     client, server = world.pod("load-client"), world.pod("load-server")
@@ -150,7 +158,7 @@ def test_the_offered_load_is_half_of_what_envoy_carried_in_the_same_round() -> N
 
 def test_what_happens_before_all_connections_stand_does_not_count() -> None:
     argv = Busy(256, 1.5).argv("10.77.0.2", Path("/log"))
-    assert "--warm-up-time=712ms" in argv
+    assert "--warm-up-time=840ms" in argv
     assert argv[argv.index("-D") + 1] == "1500ms"
 
 
@@ -302,6 +310,18 @@ def test_a_machine_that_was_busy_is_mentioned() -> None:
     found = results(mtls=[{RPS: 20.0}], envoy=[{RPS: 10.0}])
     found.about["load before"] = 1.7
     assert "The machine was not quiet before the run (load 1.7)" in words.text(found)[-1]
+
+
+def test_a_sockmap_that_was_off_is_mentioned_and_not_praised() -> None:
+    cost = {RPS: 20.0, figures.CPU_REQUESTS: 1.0}
+    found = results(mtls=[cost], sockmap=[cost], envoy=[cost])
+    assert "With sockmap it is 1.00 times that without." in words.text(found)[-1]
+    found.notes.append("tproxy, mTLS + sockmap: sockmap is off: no capability")
+    assert (
+        "so the pair with sockmap has none (tproxy, mTLS + sockmap: sockmap is off: no capability)"
+        in words.text(found)[0]
+    )
+    assert "With sockmap" not in "".join(words.text(found))
 
 
 def test_the_table_has_a_column_of_ratios_and_says_what_is_worse() -> None:

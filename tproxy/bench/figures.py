@@ -31,7 +31,9 @@ KINDS = {
     "direct": Kind("no proxy", "client and server alone", EVERY - {"memory"} | {"active", "idle"}),
     "plain": Kind("tproxy, plain", "through both sidecars, not encrypted", EVERY),
     "mtls": Kind("tproxy, mTLS", "sockmap off, no resumption", EVERY | {"idle"}),
-    "sockmap": Kind("tproxy, mTLS + sockmap", "sockmap where it works, no resumption", EVERY | {"active", "idle"}),
+    "sockmap": Kind(
+        "tproxy, mTLS + sockmap", "sockmap both ways where it works, no resumption", EVERY | {"active", "idle"}
+    ),
     "resumption": Kind("tproxy, mTLS + resumption", "sockmap off", frozenset({"connections"})),
     "envoy": Kind("Envoy", "mTLS, no resumption, 2 workers", EVERY | {"active", "idle"}),
     "envoy1": Kind("Envoy, 1 worker", "mTLS, no resumption", EVERY),
@@ -125,6 +127,11 @@ class Results:
     def pairs(self) -> list[str]:
         """What was measured, in the order of KINDS."""
         return [key for key in KINDS if key in self.rounds]
+
+    @property
+    def no_sockmap(self) -> str | None:
+        """What the sidecars said if sockmap does not work here: then the pair with sockmap has none."""
+        return next((note for note in self.notes if "sockmap is off" in note), None)
 
     def add(self, pair: str, number: int, found: Round) -> None:
         """Figures of one pair in one round."""

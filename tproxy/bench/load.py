@@ -10,7 +10,7 @@ meanwhile are sent as soon as it is there; none is left out. Two things have to 
 
 - Without more, all connections tick together, and 128 requests arrive within one millisecond. So they are opened one
   a millisecond (``-r``), which spreads their ticks; ``-r`` excludes ``-D``, hence a number of requests, not of seconds.
-- A request that waited in h2load is timed from when it was sent. ``parse.h2load`` corrects that.
+- A request that waited in h2load is timed from when it was sent. ``parse.offered`` corrects that.
 
 ``tests/test_bench.py`` stops the server for a while: the number of requests is complete all the same, and the corrected
 p99 is about as long as the stop, as it must be when more than one request in a hundred found a server that stood still.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tproxy.bench.plan import warm_up
 
-INTERVAL = 0.0128  # seconds between two requests of one connection, at least: far more than most answers take
+INTERVAL = 0.0128  # seconds between two requests of one connection: far more than most answers take
 PERIOD = 0.001  # seconds between two connections' beginnings: h2load's finest
 
 

@@ -62,7 +62,7 @@ def requests(pair: Pair, bench: Bench, count: int) -> Round:
     began, before = time.time(), busy()
     time.sleep(0.6 * bench.seconds)
     ended, after = time.time(), busy()
-    rows = _rows(process, log)
+    rows = _rows(process, log, bench)
     found = parse.closed(rows)
     _judge(pair, bench, found)
     latencies = {figures.slowest(name, count): value for name, value in found.percentiles.items()}
@@ -92,7 +92,7 @@ def offered(pair: Pair, bench: Bench) -> Round:
         raise ValueError("there is no load to offer: no pair's requests/s were measured in this round")
     wanted = load.Load(bench.offered, bench.seconds)
     log = _log(pair)
-    rows = _rows(pair.client.start(wanted.argv(pair.server.v4, log)), log)
+    rows = _rows(pair.client.start(wanted.argv(pair.server.v4, log)), log, bench)
     found = parse.offered(rows, wanted.ramp, wanted.interval)
     _judge(pair, bench, found)
     achieved = found.count / found.seconds
@@ -108,10 +108,10 @@ def _log(pair: Pair) -> Path:
     return path
 
 
-def _rows(process: Process, log: Path) -> list[parse.Row]:
+def _rows(process: Process, log: Path, bench: Bench) -> list[parse.Row]:
     """What h2load logged, when it has ended."""
     try:
-        if process.wait(90) != 0:
+        if process.wait(bench.seconds * 4 + 60) != 0:
             raise RuntimeError(f"h2load: {process.tail(3)}")
         return parse.h2load(log.read_text())
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OK = 200
 # Its own summary rounds; this is run by wrk at its end (SCRIPTING, in its documentation).
@@ -83,7 +83,11 @@ def h2load(log: str) -> list[Row]:
 
 
 def closed(rows: Sequence[Row]) -> Requests:
-    """Of connections that ask again as soon as they have their answer."""
+    """Of connections that ask again as soon as they have their answer.
+
+    h2load gives status 0 to the one whose answer had begun when the warm-up ended; it does not count.
+    """
+    rows = [row for row in rows if row.status != 0]
     return _requests(rows, [row.latency / 1000 for row in rows if row.status == OK])
 
 
@@ -99,7 +103,8 @@ def offered(rows: Sequence[Row], ramp: float, interval: float) -> Requests:
         raise ValueError("h2load logged no request")
     begin, end = rows[0].start + ramp * 1e6, rows[-1].start - ramp * 1e6
     inner = [row for row in rows if begin <= row.start <= end]
-    return _requests(inner, waited([row.latency / 1000 for row in inner if row.status == OK], interval * 1000))
+    found = _requests(inner, waited([row.latency / 1000 for row in inner if row.status == OK], interval * 1000))
+    return replace(found, seconds=(end - begin) / 1e6)  # in which they were sent
 
 
 def finished(rows: Sequence[Row], begin: float, end: float) -> int:

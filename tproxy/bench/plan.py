@@ -71,7 +71,7 @@ def _length(measure: str, size: int, seconds: float) -> float:
 
 def warm_up(connections: int) -> float:
     """Seconds in which the slowest pair has made so many connections, more or less."""
-    return 0.2 + connections / 500
+    return 0.2 + connections / 400
 
 
 def idle_pairs(pairs: Iterable[str], measures: Collection[str]) -> list[str]:

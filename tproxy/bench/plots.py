@@ -49,19 +49,19 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def _saved(pyplot: Any, drawing: Any, path: Path) -> bool:
     if drawing is None:
         return False
-    drawing.tight_layout()
-    drawing.savefig(path, dpi=100)
+    drawing.savefig(path, dpi=80)
     pyplot.close(drawing)
     return True
 
 
 def _bars(pyplot: Any, results: Results) -> Any:
     """A panel a figure: medians, and the spread from the smallest to the largest."""
-    rows = [figure for figure in FIGURES if any(results.values(key, figure.name) for key in results.pairs)]
+    known = [figure for figure in FIGURES if any(results.values(key, figure.name) for key in results.pairs)]
+    rows = [figure for figure in known if not figure.name.startswith("p50")]  # the table has it
     if not rows:
         return None
     height = (len(rows) + COLUMNS - 1) // COLUMNS
-    drawing, axes = pyplot.subplots(height, COLUMNS, figsize=(20, 3.2 * height), squeeze=False)
+    drawing, axes = pyplot.subplots(height, COLUMNS, figsize=(20, 3.2 * height), squeeze=False, layout="constrained")
     for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
     for axis, figure in zip(axes.flat, rows, strict=False):
@@ -83,7 +83,7 @@ def _curves(pyplot: Any, results: Results) -> Any:
     active = curve_pairs(results)
     if not active and not results.idle:
         return None
-    drawing, axes = pyplot.subplots(2, 2, figsize=(13, 9))
+    drawing, axes = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
     counts = sorted({*REQUESTS, *ACTIVE})
     for key in active:
         for axis, name in ((axes[0][0], figures.rate), (axes[0][1], lambda count: figures.slowest("99", count))):

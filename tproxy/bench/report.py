@@ -27,6 +27,7 @@ def markdown(results: Results) -> str:
         _part("How it grows: idle connections", idle(results.idle)),
         _part("Goals", goal_table(results)),
         _part("In words", "\n\n".join(words.text(results))),
+        _part("Pairs", "\n".join(f"- {KINDS[key].name}: {KINDS[key].about}" for key in results.pairs)),
         _part("Notes", "\n".join(f"- {note}" for note in results.notes)),
         "\n" + circumstances(results),
     ]

@@ -7,13 +7,14 @@ import platform
 import resource
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from OpenSSL import SSL
 
 from tproxy.bench import figures, idle, pairs, plan
-from tproxy.bench.figures import Results
+from tproxy.bench.figures import KINDS, Results
 from tproxy.bench.measure import Bench, take
 from tproxy.bench.pairs import DOMAIN, Pair
 from tproxy.bench.progress import Progress
@@ -41,39 +42,57 @@ class Order:
 
 
 def run(order: Order) -> Results:
-    """Measure everything; what failed stands in the notes, beside the figures that there are."""
+    """Measure everything; what failed stands in the notes, beside the figures that there are. Ctrl-C ends it early."""
     results = Results()
     present = _present(order, results)
     steps = list(plan.steps(order.rounds, order.seconds, present, order.measures))
     last = plan.idle_pairs(present, order.measures)
     built = sorted({step.pair for step in steps}, key=present.index)
     results.about = machine() | {"rounds": order.rounds, "seconds": order.seconds, "others": pairs.versions(present)}
-    began = time.monotonic()
     total = plan.BUILD * len(built) + sum(s.seconds for s in steps) + len(last) * plan.idle_seconds(order.most_idle)
-    progress = Progress(total)
-    with World() as world:
-        ca = Authority(world, DOMAIN)
-        made = {}
-        for key in built:
-            progress.step(f"making {figures.KINDS[key].name}", plan.BUILD)
-            made[key] = pairs.make(world, ca, key)
-            if made[key].sides and "memory" in order.measures:
-                results.add(key, 0, {figures.IDLE_MEMORY: sum(made[key].memory()) / 2**20})
-        _rounds(order, steps, made, results, progress)
-        for key in last:
-            progress.step(f"idle connections, {figures.KINDS[key].name}", plan.idle_seconds(order.most_idle))
-            _grow(order, world, ca, key, results)
+    progress, began = Progress(total), time.monotonic()
+    try:
+        with World() as world:
+            ca = Authority(world, DOMAIN)
+            made = _made(world, ca, built, progress, results)
+            if "memory" in order.measures:
+                _idle_memory(made.values(), results)
+            _rounds(order, steps, made, results, progress)
+            for key in last:
+                progress.step(f"idle connections, {KINDS[key].name}", plan.idle_seconds(order.most_idle))
+                _grow(order, world, ca, key, results)
+    except KeyboardInterrupt:
+        results.notes.append("failed: interrupted; the figures are those until then")
     progress.end()
     results.about["took"] = round(time.monotonic() - began, 1)
     results.notes = list(dict.fromkeys(results.notes))
     return results
 
 
+def _made(world: World, ca: Authority, keys: list[str], progress: Progress, results: Results) -> dict[str, Pair]:
+    """The pairs that can be made."""
+    made = {}
+    for key in keys:
+        progress.step(f"making {KINDS[key].name}", plan.BUILD)
+        try:
+            made[key] = pairs.make(world, ca, key)
+        except FAULTS as error:
+            results.notes.append(f"failed: making {KINDS[key].name}: {_first_line(error)}")
+    return made
+
+
+def _idle_memory(made: Iterable[Pair], results: Results) -> None:
+    """Of all pairs that have sidecars, before they have done anything."""
+    for pair in made:
+        if "memory" in KINDS[pair.key].measures:
+            results.add(pair.key, 0, {figures.IDLE_MEMORY: sum(pair.memory()) / 2**20})
+
+
 def _present(order: Order, results: Results) -> list[str]:
     found = []
     for key in order.pairs:
         if why := pairs.missing(key):
-            results.notes.append(f"{figures.KINDS[key].name} is left out: {why}")
+            results.notes.append(f"{KINDS[key].name} is left out: {why}")
         else:
             found.append(key)
     return found
@@ -81,7 +100,7 @@ def _present(order: Order, results: Results) -> list[str]:
 
 def _rounds(order: Order, steps: list[plan.Step], made: dict[str, Pair], results: Results, progress: Progress) -> None:
     bench = Bench(order.seconds, notes=results.notes)
-    for step in steps:
+    for step in (step for step in steps if step.pair in made):
         progress.step(str(step), step.seconds)
         bench.offered = half(results, step.number)
         try:
@@ -109,7 +128,7 @@ def _grow(order: Order, world: World, ca: Authority, key: str, results: Results)
         pair = pairs.make(world, ca, key, "-idle")
         results.idle[key] = idle.grow(pair, counts, results.notes)
     except FAULTS as error:
-        results.notes.append(f"failed: idle connections, {figures.KINDS[key].name}: {_first_line(error)}")
+        results.notes.append(f"failed: idle connections, {KINDS[key].name}: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -72,11 +72,11 @@ class Pod:
 
     def command(self, argv: Sequence[str], user: int | None = None, env: Mapping[str, str] | None = None) -> list[str]:
         """What to execute on the host so that argv runs in this pod and dies with the thread that started it."""
-        who = [] if user is None else ["--reuid", str(user), "--regid", str(user), "--clear-groups"]
+        die = ["setpriv", "--pdeathsig", "KILL"]  # first of all; a change of user forgets it
+        who = [] if user is None else [*die, "--reuid", str(user), "--regid", str(user), "--clear-groups", "--"]
         more = ["env", *(f"{key}={value}" for key, value in env.items())] if env else []
         group = [] if self.cgroup is None else ["sh", "-c", JOIN, str(self.cgroup / "cgroup.procs")]
-        enter = [*group, "nsenter", f"--net={self.namespace}", "--"]
-        return [*enter, "setpriv", "--pdeathsig", "KILL", *who, "--", *more, *argv]
+        return [*die, "--", *group, "nsenter", f"--net={self.namespace}", "--", *who, *more, *argv]
 
     def start(
         self,
