@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
-from tproxy.core.config import Config, Files, Sockmap, parse_port
+from tproxy.core.config import Config, Files, Relay, Sockmap, parse_port
 from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
@@ -86,10 +86,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shortcut(state: State) -> Shortcut | None:
-    """Loaded while we may, tested, and said in one line."""
+    """Loaded while we may, tested, and said in one line. So is which relay runs."""
     from tproxy.kernel.selftest import open_shortcut
     from tproxy.kernel.sockmap import Off
+    from tproxy.proxy import compiled
 
+    wanted_relay = state.config.fast.relay
+    if compiled.WHY_NOT and wanted_relay is Relay.COMPILED:
+        raise ConfigError("configuration", "fast.relay", compiled.WHY_NOT, wanted_relay.value)
+    if compiled.WHY_NOT and wanted_relay is Relay.AUTO:
+        log.warning("relay: its twin in Python runs, which is slower: %s", compiled.WHY_NOT)
     made = open_shortcut(state.config)
     if isinstance(made, Off):
         wanted = state.config.fast.sockmap is not Sockmap.OFF

@@ -20,7 +20,9 @@ from tproxy.core.config import Config
 from tproxy.core.ruleset import TABLE, Chain, RuleSet, ruleset
 from tproxy.kernel import nft, route
 from tproxy.kernel.errors import KernelError
+from tproxy.kernel.selftest import open_shortcut
 from tproxy.kernel.sock import CAPABILITY_ADVICE, IP_TRANSPARENT, SO_MARK
+from tproxy.kernel.sockmap import Off
 
 OLDEST = (5, 10)  # nft: `socket wildcard`; reject in prerouting came with 5.9
 NET_RAW_SUFFICES = (5, 17)  # socket(7): SO_MARK
@@ -70,6 +72,7 @@ def probes(config: Config) -> Iterator[Finding]:
     yield listener("egress listener", config.ports.egress)
     yield listener("ingress listener", config.ports.ingress)
     yield from certificates(config)
+    yield short_cut(config)
 
 
 def capabilities() -> Finding:
@@ -165,6 +168,17 @@ def listener(name: str, port: int) -> Finding:
         found = f"nothing listens on {port}: what is captured is refused"
         return Finding(name, Level.WARN, found, "start tproxy sidecar in this pod")
     return Finding(name, Level.OK, f"port {port}, uid {uids[0]}")
+
+
+def short_cut(config: Config) -> Finding:
+    """Whether BPF may carry what the application sends: the sidecar's own self-test."""
+    if listener("", config.ports.egress).level is Level.OK:
+        return Finding("sockmap", Level.OK, "the running sidecar has tested it; its log says the result")
+    made = open_shortcut(config)
+    if isinstance(made, Off):
+        return Finding("sockmap", Level.WARN, f"off: {made.why}", "connections take TCP, which is slower, not wrong")
+    made.close()
+    return Finding("sockmap", Level.OK, f"self-test passed, cgroup {made.cgroup.path} ({made.cgroup.how})")
 
 
 def certificates(config: Config) -> Iterator[Finding]:

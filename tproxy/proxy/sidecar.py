@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tproxy.core.config import Ports
 from tproxy.core.fields import ConfigError
@@ -70,6 +70,8 @@ class Sidecar:
             return
         if new.config.ports != old.config.ports or new.config.capture != old.config.capture:
             log.warning("ports and capture take effect only after tproxy init and a restart of the sidecar")
+        if replace(new.config.fast, resumption=old.config.fast.resumption) != old.config.fast:
+            log.warning("fast.relay, sockmap and splicer take effect only after a restart of the sidecar")
         self.side.state = new
         self.source.loaded(new)
         log.info("reloaded: %s, serial %x", new.own, new.serial)
