@@ -53,6 +53,7 @@ cdef enum:
     PIPE = 1 << 20  # bytes that a pipe holds, if we may have so many (pipe(7))
     PIPES = 64  # of one reactor; the others copy
     BULK = 2  # full reads in a row that make a direction bulk
+    BULKY = 32768  # a read of this much may be the beginning of bulk
     TURNS = 4  # reads in a row of one direction
     BATCH = 128  # events taken at once
     ROUNDS = 8  # batches before the rest of the loop gets its turn
@@ -326,7 +327,7 @@ cdef class Pair:
             return False
         if count:
             source.moved += count
-            source.full = source.full + 1 if count >= (RECORD if spliced else FULL) else 0
+            source.full = source.full + 1 if count >= (RECORD if spliced else BULKY) else 0
             sent = target.flush(wire) if spliced else target.write(self.reactor.plain, count, wire)
             if target.pipe[0] >= 0 and not target.piped and not source.full:
                 self.reactor.give_back(target)
