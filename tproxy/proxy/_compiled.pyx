@@ -52,6 +52,7 @@ cdef enum:
     FULL = CHUNK - 2 * RECORD  # a read of this much was bulk
     PIPE = 1 << 20  # bytes that a pipe holds, if we may have so many (pipe(7))
     PIPES = 64  # of one reactor; the others copy
+    SPARE = 4  # kept for the next bulk
     BULK = 2  # full reads in a row that make a direction bulk
     BULKY = 32768  # a read of this much may be the beginning of bulk
     TURNS = 4  # reads in a row of one direction
@@ -491,7 +492,7 @@ cdef class Reactor:
 
     cdef object loop
     cdef bint splicing
-    cdef int pipes[PIPES][2]  # not in use, and empty
+    cdef int pipes[SPARE][2]  # not in use, and empty
     cdef int spare, made
     cdef int epoll
     cdef unsigned char *wire
@@ -533,7 +534,7 @@ cdef class Reactor:
     cdef void give_back(self, Leg target) noexcept:
         if target.pipe[0] < 0:
             return
-        if target.piped:  # of a connection that broke
+        if target.piped or self.spare == SPARE:  # of a connection that broke, or one too many
             close(target.pipe[0])
             close(target.pipe[1])
             target.piped = 0
