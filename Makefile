@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy \
             libnginx-mod-stream python3-venv gcc libc6-dev python3-dev libbpf1
 
-.PHONY: demo test check bench soak torture bpf clean
+.PHONY: demo test check bench soak torture bpf wire clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
@@ -32,6 +32,10 @@ BPF_OUT := tproxy/kernel/sockmap.bpf.o
 bpf:
 	clang -O2 -g -Wall -Werror -target bpf -I/usr/include/$$(uname -m)-linux-gnu -c bpf/sockmap.bpf.c -o $(BPF_OUT)
 	llvm-strip -g $(BPF_OUT) 2>/dev/null || $$(ls /usr/bin/llvm-strip-* | tail -1) -g $(BPF_OUT)
+
+# What protoc makes is committed, too.
+wire: $(VENV)/ready
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tproxy/wire/ca.proto tproxy/wire/workload.proto
 
 $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"

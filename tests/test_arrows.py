@@ -22,8 +22,9 @@ ROOMS = sorted({name.partition("/")[0] for name in FILES if "/" in name})
 ARROWS = {
     "core": set[str](),
     "kernel": {"core"},
-    "identity": {"core", "kernel"},
-    "control": {"core", "kernel"},
+    "wire": set[str](),
+    "identity": {"core", "kernel", "wire"},
+    "control": {"core", "kernel", "wire"},
     "admin": {"core", "kernel"},
     "proxy": {"core", "kernel", "identity"},  # TLS contexts are made where credentials are kept
     "world": {"core", "kernel"},

@@ -17,7 +17,8 @@ from tproxy.control import store
 from tproxy.core.config import Files
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
-from tproxy.identity.files import LIMIT, Watch, load
+from tproxy.identity.files import LIMIT, load
+from tproxy.identity.watch import Watch
 
 DOMAIN = "test.local"
 ID = f"spiffe://{DOMAIN}/ns/shop/sa/web"

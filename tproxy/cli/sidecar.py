@@ -23,7 +23,7 @@ from tproxy.core.fields import ConfigError
 if TYPE_CHECKING:
     from tproxy.admin.metrics import Metrics
     from tproxy.core.record import Record
-    from tproxy.identity.files import Watch
+    from tproxy.identity.watch import Watch
     from tproxy.kernel.sockmap import Shortcut
     from tproxy.proxy.side import State
     from tproxy.proxy.sidecar import Sidecar
@@ -108,7 +108,7 @@ def _shortcut(state: State) -> Shortcut | None:
 def effective(args: argparse.Namespace) -> Config:
     """The file's Config with the options laid over it."""
     config = config_of(args)
-    old = config.identity or Files("", "", "")
+    old = config.identity if isinstance(config.identity, Files) else Files("", "", "")
     files = Files(args.cert or old.cert, args.key or old.key, args.ca or old.ca)
     for option in ("cert", "key", "ca"):
         if not getattr(files, option):
@@ -138,13 +138,14 @@ class _Loader:
     def load(self) -> State:
         """Everything read anew; ConfigError on anything unusable, and nothing has changed then."""
         from tproxy.identity import files
+        from tproxy.identity.watch import Watch
         from tproxy.proxy.side import State
         from tproxy.proxy.tls import contexts
 
         config = effective(self.args)
-        assert config.identity is not None
+        assert isinstance(config.identity, Files)
         paths = [config.identity.cert, config.identity.key, config.identity.ca]
-        self.watch = files.Watch([*paths, self.args.config] if self.args.config else paths)
+        self.watch = Watch([*paths, self.args.config] if self.args.config else paths)
         snapshot = files.load(config.identity, config.trust_domain, time.time())
         return State(config, contexts(snapshot, config.trust_domain, config.groups, config.fast.resumption))
 

@@ -15,11 +15,14 @@ from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
+from tproxy.core.identity_config import parse_identity, parse_trust
 from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
+    Bundle,
     Fast,
     Files,
     Group,
+    Identity,
     Limits,
     Marks,
     MeshRule,
@@ -29,6 +32,7 @@ from tproxy.core.settings import (
     Relay,
     Sockmap,
     Splicer,
+    Trust,
 )
 
 T = TypeVar("T")
@@ -42,7 +46,7 @@ class Config:
     """Everything the sidecar, its rules and its tools know about this pod."""
 
     trust_domain: str
-    identity: Files | None
+    identity: Identity | None
     mesh: tuple[MeshRule, ...]  # longest prefix first
     egress: Outside
     mode: Mode
@@ -52,7 +56,9 @@ class Config:
     ports: Ports = field(default_factory=Ports)
     marks: Marks = field(default_factory=Marks)
     limits: Limits = field(default_factory=Limits)
+    trust: Trust = field(default_factory=Trust)
     groups: tuple[Group, ...] = GROUPS
+    tls12: bool = False  # TLS 1.2 is accepted, too
     fast: Fast = field(default_factory=Fast)
     uid: int = 1337
     gid: int = 1337
@@ -62,14 +68,15 @@ class Config:
         """From the YAML's mapping. Raises ConfigError, which names file, field, value and the nearest valid one."""
         top = Fields(data, where)
         domain = top.parsed("trustDomain", _text_of(parse_trust_domain), "cluster.local")
-        inbound, ports = top.inner("inbound"), _ports(top.inner("ports"))
+        inbound, ports, tls = top.inner("inbound"), _ports(top.inner("ports")), top.inner("tls")
         mode = Mode(inbound.choice("mode", Mode.STRICT, list(Mode)))
         port_modes = _port_modes(inbound.inner("ports"))
         policy = Policy(tuple(_rule(entry, index, domain) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
         config = cls(
             trust_domain=domain,
-            identity=_files(top.inner("identity")) if top.raw("identity") is not None else None,
+            identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
+            trust=parse_trust(top.inner("trust"), domain),
             mesh=_mesh(top, domain),
             egress=Outside(top.choice("egress", Outside.DENY, list(Outside))),
             mode=mode,
@@ -78,11 +85,13 @@ class Config:
             capture=_capture(top.inner("capture")),
             ports=ports,
             limits=_limits(top.inner("limits")),
-            groups=_groups(top.inner("tls")),
+            groups=_groups(tls),
+            tls12=tls.choice("minVersion", "1.3", ("1.2", "1.3")) == "1.2",
             fast=_fast(top.inner("fast")),
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
         )
+        tls.finish()
         top.finish()
         return config
 
@@ -187,15 +196,6 @@ def _mesh_rule(fields: Fields, domain: str) -> MeshRule:
     return rule
 
 
-def _files(fields: Fields) -> Files:
-    files = Files(cert=fields.text("cert"), key=fields.text("key"), ca=fields.text("ca"))
-    fields.finish()
-    for name in ("cert", "key", "ca"):
-        if not getattr(files, name):
-            raise fields.error(name, "is missing: the path of a PEM file")
-    return files
-
-
 def _capture(fields: Fields) -> Capture:
     network = _text_of(parse_network)
     include_outbound_ports = _included(fields, "includeOutboundPorts", parse_port)
@@ -221,21 +221,20 @@ def _included(fields: Fields, key: str, parse: Callable[[Any], T]) -> tuple[T, .
 
 
 _SECONDS = ("peek", "silence", "handshake", "connect", "drain")
+_TEN_YEARS = 3650 * 86400
 
 
 def _limits(fields: Fields) -> Limits:
     base = Limits()
     seconds = {name: fields.number(name, getattr(base, name), 0.01, 86400) for name in _SECONDS}
     counts = {name: fields.integer(name, getattr(base, name), 1, 1_000_000) for name in ("handshakes", "connections")}
-    limits = Limits(**seconds, **counts)  # type: ignore[arg-type]
+    limits = Limits(**seconds, **counts, grace=fields.number("grace", base.grace, 0, _TEN_YEARS))  # type: ignore[arg-type]
     fields.finish()
     return limits
 
 
 def _groups(fields: Fields) -> tuple[Group, ...]:
-    groups = fields.some("groups", _text_of(_group)) or GROUPS
-    fields.finish()
-    return groups
+    return fields.some("groups", _text_of(_group)) or GROUPS
 
 
 def _group(text: str) -> Group:
@@ -257,10 +256,12 @@ def _fast(fields: Fields) -> Fast:
 
 
 __all__ = [
+    "Bundle",
     "Config",
     "ConfigError",
     "Fast",
     "Files",
+    "Identity",
     "Limits",
     "Marks",
     "MeshRule",
@@ -270,5 +271,6 @@ __all__ = [
     "Relay",
     "Sockmap",
     "Splicer",
+    "Trust",
     "parse_port",
 ]

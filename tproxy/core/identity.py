@@ -117,6 +117,7 @@ class Snapshot:
 
     svid: Svid
     bundles: Mapping[str, bytes] = field(repr=False)  # trust domain -> PEM roots; never one mixed pool
+    crls: tuple[bytes, ...] = field(default=(), repr=False)  # PEM or DER; each counts for whoever signed it
 
 
 def svid_id(leaf: LeafFacts) -> SpiffeId | Deny:

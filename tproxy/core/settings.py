@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from tproxy.core.address import Network
 from tproxy.core.identity import IdPattern
@@ -75,6 +76,63 @@ class Files:
     ca: str
 
 
+class KeyType(StrEnum):
+    """Of the keys that we make: P-256, or RSA 2048 for a CA that wants it."""
+
+    ECDSA = "ecdsa"
+    RSA = "rsa"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One PEM file of key and chain, as PodCertificateRequest's ``credentialBundlePath``, and the trust bundle."""
+
+    credentials: str
+    ca: str
+
+
+@dataclass(frozen=True, slots=True)
+class IstioCa:
+    """A CA that speaks Istio's gRPC API: istiod, istio-csr, or ``tproxy control``."""
+
+    address: str  # host:port
+    token: str  # file with a bearer token, read anew for each call
+    roots: str  # file with the PEM roots that the CA's own certificate must lead to
+    server_name: str = ""  # in the CA's certificate; empty: the host of the address
+    cluster: str = "Kubernetes"
+    ttl: int = 86400  # seconds
+    key_type: KeyType = KeyType.ECDSA
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadApi:
+    """A SPIFFE Workload API; of several SVIDs the one with this id or this hint, else the first."""
+
+    socket: str  # unix:///path or tcp://127.0.0.1:port, as in SPIFFE_ENDPOINT_SOCKET
+    id: str = ""
+    hint: str = ""
+
+
+Identity: TypeAlias = Files | Bundle | IstioCa | WorkloadApi
+
+
+@dataclass(frozen=True, slots=True)
+class Federated:
+    """Another trust domain whose workloads are known here, and the PEM file of its roots if no source brings them."""
+
+    trust_domain: str
+    bundle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Who else is believed: other names of our own trust domain, other trust domains, and who no longer is."""
+
+    aliases: tuple[str, ...] = ()
+    federated: tuple[Federated, ...] = ()
+    crl: str = ""  # file with PEM CRLs
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Deadlines in seconds, and caps."""
@@ -86,6 +144,7 @@ class Limits:
     drain: float = 30.0
     handshakes: int = 512  # half-open at once, each direction
     connections: int = 8192
+    grace: float = 3600.0  # a connection is cut this long after the first of its two certificates has expired
 
 
 class Group(StrEnum):
