@@ -152,7 +152,7 @@ def test_an_expired_certificate_is_refused(ca: Path) -> None:
 def test_our_own_certificate_must_verify_against_our_own_bundle(tmp_path: Path, files: Files) -> None:
     store.create(tmp_path / "other", DOMAIN, "ecdsa")
     said = refusal(replace(files, ca=str(tmp_path / "other" / "bundle.pem")))
-    assert "does not verify against our own bundle" in said and files.cert in said
+    assert "does not verify against our own trust bundle" in said and files.cert in said
 
 
 def test_a_chain_without_its_intermediate_is_refused(files: Files) -> None:
@@ -162,7 +162,7 @@ def test_a_chain_without_its_intermediate_is_refused(files: Files) -> None:
 
 
 def test_a_self_signed_certificate_is_refused(ca: Path) -> None:
-    assert "does not verify against our own bundle" in refusal(written(ca, *twisted(ca, (ID,), self_signed=True)))
+    assert "does not verify against our own trust bundle" in refusal(written(ca, *twisted(ca, (ID,), self_signed=True)))
 
 
 @pytest.mark.parametrize("purpose", [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
