@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +96,7 @@ class Chain:
             handshake(self._in, self._credentials.server, 10, shared),
         )
         assert isinstance(near, Session) and isinstance(far, Session)
+        self.tls = [weakref.ref(session.leg.tls.connection) for session in (near, far)]
         return near.leg, far.leg
 
     def close(self) -> None:
@@ -261,6 +264,18 @@ def test_a_stalled_reader_stops_the_sender_and_nothing_is_lost(chain: Chain) -> 
     found: list[bytes] = []
     drain(chain.server, found)
     assert found == [total.digest()]
+
+
+def test_a_broken_connection_gives_its_memory_back_without_waiting_for_a_collection(credentials: Contexts) -> None:
+    gc.disable()
+    try:
+        chain = Chain(credentials)
+        abort(chain.app)
+        chain.close()
+        assert [moved.outcome for moved in chain.moved] == [Outcome.RESET] * 2
+        assert [tls() for tls in chain.tls] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_no_file_is_left_open(credentials: Contexts) -> None:

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     NO_CERTIFICATE = "no_certificate"
     PEER_UNTRUSTED = "peer_untrusted"
     PEER_EXPIRED = "peer_expired"
+    PEER_REVOKED = "peer_revoked"
     PEER_NOT_YET_VALID = "peer_not_yet_valid"
     PEER_WRONG_USAGE = "peer_wrong_usage"
     PEER_NO_ID = "peer_no_id"
@@ -41,6 +42,10 @@ class Reason(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     CONNECT_FAILED = "connect_failed"
     CUT_BY_DRAIN = "cut_by_drain"
+    CUT_BY_EXPIRY = "cut_by_expiry"
+    CUT_BY_REVOCATION = "cut_by_revocation"
+    CUT_BY_POLICY = "cut_by_policy"
+    CUT_BY_TRUST = "cut_by_trust"
     INTERNAL = "internal"
 
 
@@ -73,6 +78,11 @@ ADVICE = {
     Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
     Reason.CONNECT_FAILED: "the destination cannot be reached; look at routes and network policies",
     Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",
+    Reason.PEER_REVOKED: "find out why its certificate was revoked; a new one is accepted at once",
+    Reason.CUT_BY_EXPIRY: "open a new connection, which uses the renewed certificates; limits.grace gives more time",
+    Reason.CUT_BY_REVOCATION: "find out why its certificate was revoked; a new one is accepted at once",
+    Reason.CUT_BY_POLICY: "the configuration has changed since it began and no longer allows it",
+    Reason.CUT_BY_TRUST: "the peer's chain no longer leads to a trusted root: renew its certificate",
     Reason.INTERNAL: "this is a defect of the sidecar; please report it with the log lines around it",
 }
 
