@@ -1,24 +1,36 @@
-"""The source that a configuration names."""
+"""From the configuration's section ``identity`` to its source; what a source needs is imported only if it is used."""
 
 from __future__ import annotations
 
 import time
+from typing import assert_never
 
-from tproxy.core.config import Config, Files
+from tproxy.core.settings import Bundle, Files, Identity, IstioCa, Trust, WorkloadApi
+from tproxy.identity.files import load
 from tproxy.identity.source import Source
 
 
-def open_source(config: Config) -> Source:
-    """Modules that speak gRPC are imported by those who use it only."""
-    from tproxy.identity.files_source import FilesSource
+def open_source(identity: Identity, trust_domain: str, trust: Trust) -> Source:
+    """The source that was chosen. Nothing is read or asked yet."""
+    match identity:
+        case Files() | Bundle():
+            from tproxy.identity.files_source import FilesSource
 
-    assert isinstance(config.identity, Files)
-    return FilesSource(config.identity, config.trust_domain)
+            return FilesSource(identity, trust_domain)
+        case IstioCa():
+            from tproxy.identity.istio_ca import IstioCaSource  # gRPC costs memory
+
+            return IstioCaSource(identity, trust_domain)
+        case WorkloadApi():
+            from tproxy.identity.workload_api import WorkloadApiSource  # gRPC costs memory
+
+            return WorkloadApiSource(identity, trust_domain, [other.trust_domain for other in trust.federated])
+        case never:
+            assert_never(never)
 
 
-def preflight(config: Config) -> None:
+def preflight(identity: Identity, trust_domain: str, trust: Trust) -> None:
     """Import what the source needs while Python may still be read, and refuse files that are no good at once."""
-    from tproxy.identity.files import load
-
-    assert isinstance(config.identity, Files)
-    load(config.identity, config.trust_domain, time.time())
+    open_source(identity, trust_domain, trust)
+    if isinstance(identity, Files | Bundle):
+        load(identity, trust_domain, time.time())
