@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
     set_up(args)
     config = effective(args)
-    sources.preflight(config)
+    assert config.identity is not None
+    sources.preflight(config.identity, config.trust_domain, config.trust)
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()

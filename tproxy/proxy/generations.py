@@ -24,7 +24,9 @@ class _Supply:
     """A source at work, for one configuration."""
 
     def __init__(self, config: Config, taken: Callable[[_Supply, Snapshot], None], failed: Callable[[], None]) -> None:
-        self.config, self.keeper = config, Keeper(open_source(config), partial(taken, self), failed)
+        assert config.identity is not None  # the command line has seen to it
+        source = open_source(config.identity, config.trust_domain, config.trust)
+        self.config, self.keeper = config, Keeper(source, partial(taken, self), failed)
         self.task = asyncio.create_task(self.keeper.run())
 
 
@@ -93,7 +95,7 @@ class Generations:
             if self._next is not None:
                 self._next.task.cancel()
                 self._next = None
-            if (config.identity, config.trust_domain) != (self._config.identity, self._config.trust_domain):
+            if _source_of(config) != _source_of(self._config):
                 log.info("reload: credentials come from another source now; the old ones serve until it delivers")
                 self._next = _Supply(config, self._renewed, self._refused)
             elif self._snapshot is not None:
@@ -131,3 +133,8 @@ class Generations:
     def _refuse(self, error: ConfigError) -> None:
         log.error("reload refused, the last good configuration keeps serving: %s", error)
         self._refused()
+
+
+def _source_of(config: Config) -> object:
+    """What a source is made of; bundles in files are not."""
+    return config.identity, config.trust_domain, [other.trust_domain for other in config.trust.federated]
