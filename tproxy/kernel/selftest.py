@@ -59,7 +59,7 @@ def visible(shortcut: Shortcut) -> str:
 
 
 def miscounted(shortcut: Shortcut) -> str:
-    """Some kernels (seen on 6.18.44) count for FIONREAD only what was redirected to a socket, not what came by TCP.
+    """Some kernels (seen on 6.12 and 6.18) count for FIONREAD only what was redirected to a socket, not TCP's bytes.
 
     nginx, which believes it, then waits for ever.
     """
@@ -68,7 +68,7 @@ def miscounted(shortcut: Shortcut) -> str:
 
 
 def interrupted(shortcut: Shortcut) -> str:
-    """Some kernels (seen on 6.18.44) end a blocking recv(2) with EAGAIN while another thread sends on that socket.
+    """Some kernels (seen on 6.1, 6.12 and 6.18) end a blocking recv(2) with EAGAIN while another thread sends.
 
     tcp_bpf_recvmsg waits once: a wake-up that was meant for the sender, who now has room, finds nothing to read.
     That is a race, so there are several rounds.
