@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tproxy.control import authority
+from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
@@ -50,7 +51,7 @@ def credentials() -> Contexts:
     key = authority.new_key("ecdsa")
     leaf = authority.Pair(authority.issue(root, ID, key.public_key(), authority.INTERMEDIATE_LIFE, now), key)
     svid = Svid(ID, leaf.certificate_pem(), leaf.key_pem(), leaf.certificate.serial_number, 0, 0)
-    return contexts(Snapshot(svid, {"test.local": root.certificate_pem()}), "test.local")
+    return contexts(Snapshot(svid, {"test.local": root.certificate_pem()}), Config.parse({"trustDomain": "test.local"}))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

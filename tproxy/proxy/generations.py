@@ -123,7 +123,7 @@ class Generations:
 
     def _swap(self, config: Config, snapshot: Snapshot) -> None:
         whole = trusted(snapshot, config.trust)
-        state = State(config, contexts(whole, config.trust_domain, config.groups, config.fast.resumption))
+        state = State(config, contexts(whole, config))
         self._config, self._snapshot = config, snapshot
         if self._first.done():
             self._taken(state)
