@@ -138,10 +138,10 @@ def _tickets(made: SSL.Context, resumption: bool) -> None:
 class Tls:
     """One connection's TLS between memory buffers: ``feed`` what arrived, ``take`` what is to be sent."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("_server", "connection")
 
     def __init__(self, side: Role, ticket: Ticket | None = None) -> None:
-        self.connection = SSL.Connection(side.context, None)
+        self.connection, self._server = SSL.Connection(side.context, None), side.server
         if side.server:
             self.connection.set_accept_state()
         else:
@@ -203,10 +203,9 @@ class Tls:
 
     def peer_chain(self) -> tuple[bytes, ...]:
         """What the peer sent, DER, leaf first. A server that resumes has the leaf only."""
-        leaf = self.peer_certificate()
-        others = self.connection.get_peer_cert_chain() or ()
-        found = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in others)
-        return found if found[:1] == (leaf,) else (leaf, *found)  # OpenSSL's server leaves the leaf out
+        sent = self.connection.get_peer_cert_chain() or ()
+        others = sent if self._server else sent[1:]  # SSL_get_peer_cert_chain(3): a server's is without the leaf
+        return (self.peer_certificate(), *(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in others))
 
     @property
     def binds_session(self) -> bool:
@@ -256,10 +255,12 @@ class Tls:
 
 
 def _error(error: Exception) -> TlsError:
-    """pyOpenSSL's list of (library, function, reason); the first is the cause."""
-    found = error.args[0] if error.args and isinstance(error.args[0], list) and error.args[0] else None
-    text = str(found[0][2]) if found else str(error) or type(error).__name__
-    return TlsError(text.upper().replace(" ", "_"))
+    """pyOpenSSL's list of (library, function, reason); the first is the cause, unless it is why a chain is refused."""
+    found = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    reasons = [str(one[2]).upper().replace(" ", "_") for one in found]
+    if VERIFY_FAILED in reasons:
+        return TlsError(VERIFY_FAILED)
+    return TlsError(reasons[0] if reasons else (str(error) or type(error).__name__).upper().replace(" ", "_"))
 
 
 def addresses(names: Sequence[str]) -> dict[str, int]:

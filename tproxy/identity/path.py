@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cryptography import x509
 from OpenSSL import SSL, crypto
 
 _lib = SSL._lib  # type: ignore[attr-defined]  # no public way to what is not wrapped
@@ -56,6 +57,10 @@ class Anchors:
         except crypto.Error as error:
             raise ValueError("the bundle holds a certificate that OpenSSL cannot read") from error
 
+    def parsed(self) -> list[x509.Certificate]:
+        """Those that ``cryptography`` can read."""
+        return [found for one in self.certificates if (found := parsed(one))]
+
     def path(self, chain: Sequence[bytes], server: bool, now: float) -> Path | NoPath:
         """From the leaf, chain[0], DER, of a peer in that role; whatever else the chain holds may help or not."""
         try:
@@ -70,6 +75,14 @@ class Anchors:
             code, depth, why = error.errors
             return NoPath(code, depth, why)
         return _weakness(found) or Path(tuple(found), max(map(_begin, found)), min(map(_end, found)))
+
+
+def parsed(one: crypto.X509) -> x509.Certificate | None:
+    """For ``cryptography``, which cannot read all that OpenSSL can."""
+    try:
+        return one.to_cryptography()
+    except ValueError:
+        return None
 
 
 def _weakness(path: Sequence[crypto.X509]) -> NoPath | None:

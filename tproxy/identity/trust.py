@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -22,7 +22,7 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Trust
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity import crl
-from tproxy.identity.path import Anchors, NoPath, Path
+from tproxy.identity.path import Anchors, NoPath, Path, parsed
 
 log = logging.getLogger("tproxy")
 CHAIN_LIMIT = 16  # certificates; a longer chain is a mistake or an attack
@@ -177,30 +177,30 @@ class Verifier:
         """Each certificate of the path in the lists of whoever issued it; a root has no issuer."""
         if not self._crls:
             return None
-        last = len(path.certificates) - 1
-        for depth, one in enumerate(path.certificates):
-            if depth == last and one.get_subject() == one.get_issuer():
+        found = [parsed(one) for one in path.certificates]
+        for depth, one in enumerate(found):
+            if one is None:
+                return Deny(Reason.PEER_UNTRUSTED, f"{_whose(depth)} is too odd to be looked up in CRLs")
+            if depth == len(found) - 1 and one.subject == one.issuer:
                 break
-            issuers = path.certificates[depth + 1 : depth + 2] or anchors.certificates
-            serial = one.get_serial_number()
-            for found in self._lists_of(one, issuers, now):
-                if (since := found.revoked.get(serial)) is not None:
+            for listed in self._lists_of(one, found[depth + 1 : depth + 2] or anchors.parsed(), now):
+                serial = path.certificates[depth].get_serial_number()
+                if (since := listed.revoked.get(serial)) is not None:
                     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
                     return Deny(Reason.PEER_REVOKED, f"{_whose(depth)}, serial {serial:x}, is revoked since {moment}")
         return None
 
-    def _lists_of(self, one: crypto.X509, issuers: Sequence[crypto.X509], now: float) -> list[crl.Crl]:
+    def _lists_of(
+        self, one: x509.Certificate, issuers: Sequence[x509.Certificate | None], now: float
+    ) -> Iterator[crl.Crl]:
         """Those that count for this certificate."""
-        name = one.to_cryptography().issuer
-        named = [found for found in self._crls if found.issuer == name]
-        signers = [it.to_cryptography() for it in issuers] if named else []
-        signed = [found for found in named if any(crl.may_sign(it) and found.is_signed_by(it) for it in signers)]
-        for found in signed:
-            if found.end is not None and found.end <= now and found.issuer not in self._stale:
-                self._stale.add(found.issuer)
-                late = now - found.end
-                log.warning("the CRL of %s is %.0f s past its nextUpdate; it still counts", name.rfc4514_string(), late)
-        return signed
+        for found in self._crls:
+            if found.issuer == one.issuer and any(it and crl.may_sign(it) and found.is_signed_by(it) for it in issuers):
+                if found.end is not None and found.end <= now and found.issuer not in self._stale:
+                    self._stale.add(found.issuer)
+                    said = "the CRL of %s is %.0f s past its nextUpdate; it still counts"
+                    log.warning(said, found.issuer.rfc4514_string(), now - found.end)
+                yield found
 
     def _own_end(self, now: float) -> float:
         """When the path above our own leaf ends; 0 if there is none."""
@@ -210,17 +210,18 @@ class Verifier:
         return found.end
 
     def _unknown_crls(self) -> None:
-        known = [one.to_cryptography() for anchors in self._anchors.values() for one in anchors.certificates]
-        known += [x509.load_der_x509_certificate(der) for der in self._ours[1:]]
+        """Say which lists cannot count, as far as that is known without the chains of peers."""
+        known = [it for anchors in self._anchors.values() for it in anchors.parsed()] if self._crls else []
+        known += map(x509.load_der_x509_certificate, self._ours[1:])
         for found in self._crls:
-            signers = [one for one in known if found.is_signed_by(one)]
+            signers = [it for it in known if found.is_signed_by(it)]
+            name = found.issuer.rfc4514_string()
             if not signers:
                 log.warning(
-                    "the CRL of %s is signed by nobody we know; it counts only for peers whose chain brings the signer",
-                    found.issuer.rfc4514_string(),
+                    "the CRL of %s is signed by nobody we know; it counts where a peer's chain has its signer", name
                 )
             elif not any(map(crl.may_sign, signers)):
-                log.warning("the CRL of %s does not count: its issuer lacks cRLSign", found.issuer.rfc4514_string())
+                log.warning("the CRL of %s does not count: its issuer lacks cRLSign", name)
 
 
 def _whose(depth: int) -> str:
