@@ -47,7 +47,7 @@ class _Json(logging.Formatter):
         return json.dumps(line)
 
 
-def set_up(args: argparse.Namespace) -> None:
+def start_logging(args: argparse.Namespace) -> None:
     """Messages to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")

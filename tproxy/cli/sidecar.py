@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
-from tproxy.cli.log import add_log_options, record_writer, set_up
+from tproxy.cli.log import add_log_options, record_writer, start_logging
 from tproxy.cli.source import add_config_option, config_of
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.fields import ConfigError
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401
 
-    set_up(args)
+    start_logging(args)
     config = effective(args)
     assert config.identity is not None
     sources.preflight(config.identity, config.trust_domain, config.trust)

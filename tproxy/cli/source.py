@@ -12,6 +12,11 @@ from tproxy.core.fields import ConfigError
 
 def read(path: str) -> Config:
     """The Config in a YAML file. ConfigError names the file and what to mend."""
+    return Config.parse(read_yaml(path), path)
+
+
+def read_yaml(path: str) -> Any:
+    """What a YAML file holds. ConfigError names the file and the line."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -27,7 +32,7 @@ def read(path: str) -> Config:
 
     try:
         with Path(path).open(encoding="utf-8") as file:
-            data = yaml.load(file, Loader)
+            return yaml.load(file, Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
     except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key
@@ -35,7 +40,6 @@ def read(path: str) -> Config:
         raise ConfigError(path, line, error.problem or "is not YAML") from error
     except yaml.YAMLError as error:
         raise ConfigError(path, "", "is not YAML") from error
-    return Config.parse(data, path)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
