@@ -33,7 +33,9 @@ class Status:
 class Keeper:
     """Drives one source; the newest snapshot goes to ``taken``, and ``failed`` hears of each failure."""
 
-    def __init__(self, source: Source, taken: Callable[[Snapshot], None], failed: Callable[[], None]) -> None:
+    def __init__(
+        self, source: Source, taken: Callable[[Snapshot], None], failed: Callable[[], None] = lambda: None
+    ) -> None:
         self.source, self.status = source, Status(source.name)
         self.current: Snapshot | None = None
         self._taken, self._failed = taken, failed
