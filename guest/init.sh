@@ -14,7 +14,9 @@ hostname guest
 cd /src
 echo "guest: $(uname -r), $(python3 --version)"
 sh /src/command
-echo "guest: exit code $?"
+code=$?
+echo # whatever line the command has left open
+echo "guest: exit code $code"
 sync
 echo o > /proc/sysrq-trigger
 sleep 60

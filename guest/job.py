@@ -19,6 +19,7 @@ from tproxy.kernel.sockmap import OBJECT, Off, Shortcut
 
 CONFIG = Config.parse({}, "guest")
 PINS = "/sys/fs/bpf/guest"
+TESTS = ("tests/test_sockmap.py", "tests/test_sockmap_pods.py")
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
     exact, found = self_test() if loads else (False, [])
     tests, last = pytest()
     checked, codes = check()
-    parts = [said, *found, f"tests/test_sockmap.py: {last}", codes]
+    parts = [said, *found, f"{' and '.join(TESTS)}: {last}", codes]
     print(f"{SEEN}{platform.release()}: {'; '.join(parts)}", flush=True)
     return 0 if loads and exact and tests and checked else 1
 
@@ -66,11 +67,15 @@ def self_test() -> tuple[bool, list[str]]:
 
 
 def pytest() -> tuple[bool, str]:
-    """The tests of the short cut, and the last line of their report."""
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_sockmap.py"]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, flush=True)
-    return done.returncode == 0, done.stdout.splitlines()[-1]
+    """The tests of the short cut, a line for each as it ends, and the last line of their report."""
+    argv = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *TESTS]
+    last = "no report"
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip(" =\n") or last
+    return process.returncode == 0, last
 
 
 def check() -> tuple[bool, str]:
