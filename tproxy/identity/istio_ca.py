@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -122,7 +123,9 @@ class IstioCaSource:
         except TimeoutError as error:
             raise SourceError(self.name, f"nobody answers within {self._deadline:g} s") from error
         except OSError as error:
-            raise SourceError(self.name, f"nobody answers ({error.strerror or error})") from error
+            raise SourceError(
+                self.name, f"nobody answers ({os.strerror(error.errno) if error.errno else error})"
+            ) from error
         try:
             yield target
         finally:

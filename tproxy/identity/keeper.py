@@ -92,8 +92,8 @@ class Keeper:
     def _take(self, snapshot: Snapshot) -> None:
         status = self.status
         status.renewed, status.renewals, status.failures = time.time(), status.renewals + 1, 0
-        self.current = snapshot
         self._taken(snapshot)
+        self.current = snapshot
         self._first.set()
 
     def _fail(self, why: str) -> None:

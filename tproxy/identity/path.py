@@ -7,7 +7,6 @@ security level 2, which a handshake asks for as well.
 from __future__ import annotations
 
 import calendar
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,4 +110,5 @@ def _end(certificate: crypto.X509) -> int:
 def _seconds(moment: bytes | None) -> int:
     """Of a GENERALIZEDTIME in the form that RFC 5280 (4.1.2.5.2) allows; OpenSSL has checked it."""
     assert moment is not None  # every certificate has both
-    return calendar.timegm(time.strptime(moment.decode("ascii"), "%Y%m%d%H%M%SZ"))
+    year, rest = int(moment[:4]), [int(moment[at : at + 2]) for at in range(4, 14, 2)]
+    return calendar.timegm((year, *rest))
