@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from tproxy.control.config import Control
-    from tproxy.control.issuer import Issuer
+    from tproxy.control.issuer import Issuer, Made
     from tproxy.control.ledger import Ledger
     from tproxy.control.metrics import Metrics
     from tproxy.control.record import Line
@@ -167,7 +167,11 @@ def _parts(config: Control, form: str) -> _Parts:
         write(line)
         metrics.count(line)
 
-    serving = Serving(issuer, config.names, lambda made: finished(Issued(time.time(), made.entry)))
+    def swapped(made: Made) -> None:
+        finished(Issued(time.time(), made.entry))
+        metrics.serves(made.entry.not_after)
+
+    serving = Serving(issuer, config.names, swapped)
     service = Service(config, issuer, Door(config, domain, state), finished, metrics.took)
     metrics.watch(lambda: service.open_calls)
     return _Parts(issuer, ledger, serving, service, metrics)
@@ -183,14 +187,15 @@ def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
 
 async def _watch(parts: _Parts, config: Control) -> None:
     """Take up rotation steps, renew what ages, forget what is old."""
-    pruned = time.monotonic()
+    pruned, seen = time.monotonic(), parts.issuer.signer
     while True:
         await asyncio.sleep(LOOK)
         try:
-            if parts.issuer.refresh():
+            parts.issuer.refresh()
+            if parts.issuer.signer is not seen:  # a call that came in between may have refreshed it before us
+                seen = parts.issuer.signer
                 _signs(parts)
-                await parts.serving.renew()
-            elif parts.serving.is_due():
+            if parts.serving.is_due():
                 await parts.serving.renew()
             if time.monotonic() - pruned > PRUNE:
                 pruned = time.monotonic()

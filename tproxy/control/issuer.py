@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from tproxy.control import authority, rotation, signer
+from tproxy.control import authority, signer
 from tproxy.control.authenticate import Caller
 from tproxy.control.authority import Pair, PublicKey
 from tproxy.control.config import Name
@@ -40,13 +40,9 @@ class Issuer:
         self._folder, self._state, self._ledger, self._max_ttl = folder, state, ledger, max_ttl
         self.signer = signer.load(folder, state)
 
-    def refresh(self) -> bool:
-        """Take up a rotation step, or a signer that is past half of its life; True if something changed."""
-        before, self.signer = self.signer, signer.load(self._folder, self._state, self.signer)
-        if before.version == self.signer.version and before.pair is self.signer.pair:
-            return False
-        rotation.publish(self._folder, self._state)
-        return True
+    def refresh(self) -> None:
+        """Take up a rotation step, or replace a signer that is past half of its life."""
+        self.signer = signer.load(self._folder, self._state, self.signer)
 
     async def issue(self, caller: Caller, key: PublicKey, seconds: int, address: str) -> Made | Refused:
         """For a caller whose id is proven; ``seconds`` were asked for, 0 for the default."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
-from cryptography.hazmat.primitives import serialization
 
 from tproxy.control import authority
 from tproxy.control.config import Name
@@ -18,22 +17,24 @@ class Serving:
     def __init__(self, issuer: Issuer, names: tuple[Name, ...], swapped: Callable[[Made], None]) -> None:
         self._issuer, self._names, self._swapped = issuer, names, swapped
         self._made: Made | None = None
+        self._signer = issuer.signer.pair
         self._new: grpc.ServerCertificateConfiguration | None = None
 
     async def renew(self) -> None:
         """A new certificate from the signer of this moment. ConfigError if it cannot be had; the old one stays then."""
         made, pair = await self._issuer.serving(self._names)
-        above = self._issuer.signer.pair.certificate.public_bytes(serialization.Encoding.PEM)
-        self._new = grpc.ssl_server_certificate_configuration([(pair.key_pem(), pair.certificate_pem() + above)])
-        self._made = made
+        chain = "".join(made.chain[:-1]).encode()
+        self._new = grpc.ssl_server_certificate_configuration([(pair.key_pem(), chain)])
+        self._made, self._signer = made, self._issuer.signer.pair
         self._swapped(made)
 
     def is_due(self) -> bool:
-        """Whether half of its life is over."""
-        if self._made is None:
+        """Whether half of its life is over, or another one signs now."""
+        if self._made is None or self._signer is not self._issuer.signer.pair:
             return True
         entry = self._made.entry
-        return authority.utc_now().timestamp() > (entry.not_before + entry.not_after) / 2
+        begin = entry.not_before + authority.SKEW.total_seconds()
+        return authority.utc_now().timestamp() > (begin + entry.not_after) / 2
 
     def credentials(self) -> grpc.ServerCredentials:
         """``renew`` must have been called."""

@@ -61,8 +61,10 @@ def roots(generations: list[Generation]) -> str:
 
 
 def load(folder: Path, state: State, held: Signer | None = None) -> Signer:
-    """The present signer; ``held`` goes on if it is the same one. ConfigError names the file that is unusable."""
+    """The present signer; ``held`` itself if nothing changed. ConfigError names the file that is unusable."""
     now = authority.utc_now()
+    if held is not None and held.version == state.version() and not _is_stale(held, now):
+        return held
     version, generations = state.generations()
     number, trusted = signing(generations).number, roots(generations)
     if held is not None and held.generation == number and not _is_stale(held, now):
