@@ -64,14 +64,19 @@ class Ca:
 
     def start(self) -> Ca:
         """Start it and wait until it is ready."""
+        process = self.spawn()
+        wait_for(lambda: self.page("/healthz/ready")[0] == 200, 20, "the CA is ready", process)
+        return self
+
+    def spawn(self) -> Process:
+        """Start it."""
         path, log = self.folder / "control.yaml", self.folder / "control.log"
         path.write_text(yaml.safe_dump(self.config))
         argv = [sys.executable, "-m", "tproxy", "control", "--config", str(path), "--log-format", "json"]
         with log.open("ab") as out:
             popen = subprocess.Popen(argv, stdout=out, stderr=out)
         self.process = Process(popen, argv, log, "the tests")
-        wait_for(lambda: self.page("/healthz/ready")[0] == 200, 20, "the CA is ready", self.process)
-        return self
+        return self.process
 
     def page(self, path: str) -> tuple[int, str]:
         """Status and text of a health page; 0 if nobody listens."""

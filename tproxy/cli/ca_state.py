@@ -123,7 +123,7 @@ def run_rotate(args: argparse.Namespace) -> int:
     with closing(State.open(folder)) as state:
         match args.step:
             case "status":
-                pass
+                rotation.publish(folder, state)
             case "add":
                 added = rotation.add(folder, state, trust_domain_of(signer(folder).certificate), "ecdsa", now)
                 if isinstance(added, rotation.NotYet):

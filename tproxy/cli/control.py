@@ -146,6 +146,7 @@ async def _serve(config: Control, form: str) -> int:
 
 
 def _parts(config: Control, form: str) -> _Parts:
+    from tproxy.control import rotation
     from tproxy.control.authenticate import Door
     from tproxy.control.issuer import Issuer
     from tproxy.control.ledger import Ledger
@@ -158,6 +159,7 @@ def _parts(config: Control, form: str) -> _Parts:
     folder = Path(config.dir)
     state, ledger, metrics = State.open(folder), Ledger(State.open(folder)), Metrics()
     issuer = Issuer(folder, state, ledger, config.max_ttl)
+    rotation.publish(folder, state)
     domain = issuer.signer.trust_domain
     if config.trust_domain not in ("", domain):
         raise ConfigError(config.dir, "trustDomain", f"this authority is of {domain}", config.trust_domain)

@@ -24,7 +24,7 @@ def public_key(pem: str) -> PublicKey | Refused:
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):  # what the parser says may repeat what was sent
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):  # what the parser says may repeat what was sent
         return Refused(Why.BAD_CSR, "the request cannot be read as a PEM PKCS#10 request")
     if not _is_good(key):
         return Refused(Why.BAD_KEY, f"the request's key is {_in_words(key)}")

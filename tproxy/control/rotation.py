@@ -16,8 +16,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from tproxy.control import store
-from tproxy.control.signer import home, roots, signing
+from tproxy.control.signer import home, roots
 from tproxy.control.state import Generation, State
+from tproxy.core.fields import ConfigError
 
 SKEW = 60  # seconds that a peer's clock may be behind: an expired certificate lives so much longer there
 
@@ -150,20 +151,18 @@ def _risk(command: str, waiting: list[Holder], now: int) -> str:
     return f"{len(waiting)} certificates of {names} live for up to {last} s more; with --force {risk}"
 
 
-def publish(folder: Path, state: State) -> bool:
-    """Make ``bundle.pem`` what the state says, for those who read the file; False if it was already."""
+def publish(folder: Path, state: State) -> None:
+    """Make ``bundle.pem`` what the state says, for those who read the file; again after a crash in between."""
     trusted, path = roots(state.generations()[1]).encode(), folder / "bundle.pem"
-    if path.exists() and path.read_bytes() == trusted:
-        return False
     part = folder / f".bundle.pem.{secrets.token_hex(4)}"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    with os.fdopen(fd, "wb") as file:
-        file.write(trusted)
-        file.flush()
-        os.fsync(file.fileno())
-    part.chmod(0o644)
-    part.rename(path)
-    return True
-
-
-__all__ = ["Holder", "NotYet", "Standing", "Step", "add", "drop", "publish", "signing", "standing", "switch"]
+    try:
+        if path.exists() and path.read_bytes() == trusted:
+            return
+        with part.open("xb") as file:
+            file.write(trusted)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        part.rename(path)
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be written: {error.strerror}") from error
