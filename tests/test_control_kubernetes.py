@@ -146,7 +146,7 @@ def test_only_who_is_listed_may_act_for_others_and_only_for_pods_of_its_node(api
     api.pod("far-1", "far", node="node-2")
     ztunnel = api.token("ztunnel-1", account="ztunnel")
     assert uris(leaf(ca.call(ztunnel, ImpersonatedIdentity=WEB))) == [WEB]
-    assert ca.lines("issued")[-1]["how"] == f"kubernetes, for {ZTUNNEL}"
+    assert ca.lines("issued")[-1]["how"] == f"kubernetes, by {ZTUNNEL}"
     for wanted in (WEB.replace("web", "far"), WEB.replace("web", "none"), "spiffe://other/ns/shop/sa/web", "x"):
         assert reason(ca, ztunnel, "PERMISSION_DENIED", ImpersonatedIdentity=wanted) == "impersonation"
     assert reason(ca, api.token("web-1"), "PERMISSION_DENIED", ImpersonatedIdentity=ZTUNNEL) == "impersonation"
@@ -197,6 +197,30 @@ def test_a_slow_api_server_costs_its_caller_five_seconds_and_the_others_nothing(
     assert len(ca.call(join)) == 3 and time.monotonic() - begun < 2
     asking.join()
     assert found[0][0] == "UNAVAILABLE" and "no answer within 5 s" in found[0][1]
+
+
+def test_a_call_under_way_at_sigterm_is_answered_before_the_end(tmp_path: Path) -> None:
+    api = ApiServer(tmp_path)
+    asked = threading.Event()
+
+    def slow(status: int, document: object) -> tuple[int, bytes]:
+        asked.set()
+        time.sleep(0.5)
+        return status, json.dumps(document).encode()
+
+    try:
+        for ca in started(tmp_path, kubernetes=api.config):
+            api.pod("web-1", "web")
+            api.twist, found = slow, list[str]()
+            token = api.token("web-1")
+            asking = threading.Thread(target=lambda: found.extend(ca.call(token)))  # noqa: B023  # joined below
+            asking.start()
+            assert asked.wait(5)
+            ca.running().send(15)
+            asking.join()
+            assert len(found) == 3 and ca.running().wait() == 0
+    finally:
+        api.stop()
 
 
 def test_an_api_server_of_another_ca_is_not_believed(tmp_path: Path) -> None:

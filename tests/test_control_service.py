@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.control import DOMAIN, WEB, Ca, csr, leaf, metric, started, unary, uris
+from tproxy.cli import main
 from tproxy.control import authority, rotation, tokens
 from tproxy.wire import CREATE_CERTIFICATE
 from tproxy.wire.ca_pb2 import IstioCertificateRequest
@@ -244,6 +245,29 @@ def test_with_the_root_away_the_intermediate_of_the_folder_signs(own: Ca) -> Non
     (own.dir / "root.key").unlink()
     own.start()
     assert own.call(own.token())[1] == (own.dir / "intermediate.crt").read_text()
+
+
+def test_an_intermediate_that_is_replaced_signs_at_once_and_the_root_may_go_again(own: Ca, tmp_path: Path) -> None:
+    key = (own.dir / "root.key").rename(tmp_path / "offline.key")
+    own.start()
+    token = own.token()
+    before = own.call(token)[1]
+    key.rename(own.dir / "root.key")
+    assert main(["ca", "intermediate", "--dir", str(own.dir)]) == 0
+    (own.dir / "root.key").unlink()
+    assert own.call(token)[1] != before  # the file's, or one in memory if it saw the root key just then
+    assert main(["ca", "intermediate", "--dir", str(own.dir)]) == 2
+
+
+def test_while_the_state_cannot_be_written_calls_are_unavailable_and_afterwards_served_again(own: Ca) -> None:
+    own.start()
+    token, state = own.token(), own.state()
+    with state.writing():  # as a disk that hangs; the ledger waits five seconds
+        code, details = own.refused(token)
+        assert code == "UNAVAILABLE" and str(own.dir) not in details
+        assert own.page("/healthz/ready")[0] == 200
+    state.close()
+    assert len(own.call(token)) == 3
 
 
 def test_with_the_root_there_the_intermediate_that_signs_is_nowhere_on_disk(ca: Ca) -> None:

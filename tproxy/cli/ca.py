@@ -43,6 +43,10 @@ def register(verbs: Verbs) -> None:
     init.add_argument("--trust-domain", required=True, metavar="NAME", help="as in spiffe://NAME/...")
     _key_type(init)
     init.set_defaults(run=run_init)
+    middle = calls.add_parser("intermediate", help="replace the intermediate; needs root.key for this moment")
+    _dir(middle)
+    _key_type(middle)
+    middle.set_defaults(run=run_intermediate)
     issue = calls.add_parser("issue", help="make a workload's certificate and key")
     _dir(issue)
     issue.add_argument("--id", metavar="SPIFFE_ID", help="spiffe://<trust domain>/<path>")
@@ -80,6 +84,18 @@ def run_init(args: argparse.Namespace) -> int:
     root = store.create(Path(args.dir), domain, args.key_type)
     print(f"authority of {domain} made in {args.dir}; root {explain(root.certificate, utc_now()).valid}")
     print(f"keep {args.dir}/root.key offline: it is needed only for the next intermediate")
+    return 0
+
+
+def run_intermediate(args: argparse.Namespace) -> int:
+    """Replace what signs."""
+    from tproxy.control import store
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import explain
+
+    made = store.renew_intermediate(Path(args.dir), args.key_type)
+    words = explain(made.certificate, utc_now())
+    print(f"intermediate replaced: serial {words.serial}, {words.valid}; root.key may go offline again")
     return 0
 
 

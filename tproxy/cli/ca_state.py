@@ -142,7 +142,7 @@ def run_rotate(args: argparse.Namespace) -> int:
 
 def words(folder: Path) -> list[str]:
     """The authority's state as sentences."""
-    from tproxy.control import rotation, tokens
+    from tproxy.control import rotation, signer, tokens
     from tproxy.control.explain import certificates, in_words
     from tproxy.control.state import State
 
@@ -155,6 +155,7 @@ def words(folder: Path) -> list[str]:
         ends = min(root.not_valid_after_utc for root in certificates(one.bundle.encode()))
         since = f" since {_when(one.since)}" if one.since else ""
         said.append(f"generation {one.number}: {_MEANING[one.state]}{since}; its root ends {ends:%Y-%m-%d}")
+    said.append(_signs(signer.home(folder, signer.signing(found.generations).number)))
     said.append(f"certificates: {alive} alive, {total} in the log; join tokens: {_good(known, now)}")
     following = found.step.following
     if found.waiting:
@@ -172,6 +173,18 @@ _MEANING = {
     "old": "trusted, signs no more",
     "dropped": "not trusted; its keys may be deleted",
 }
+
+
+def _signs(place: Path) -> str:
+    from tproxy.control import signer
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import validity
+
+    if (place / "root.key").exists():
+        return f"root.key is in {place}: a server makes its intermediate from it, in memory"
+    held = signer.of_files(place).certificate
+    span = validity(held.not_valid_before_utc, held.not_valid_after_utc, utc_now())
+    return f"root.key is away: the intermediate in {place} signs, {span}"
 
 
 def _good(known: list[tokens.JoinToken], now: int) -> str:

@@ -42,7 +42,11 @@ class Api:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, token: str) -> None:
         self._reader, self._writer = reader, writer
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
-        self._headers = [("host", host), ("authorization", f"Bearer {token}"), ("accept", "application/json")]
+        self._headers = [
+            ("host", f"[{host}]" if ":" in host else host),
+            ("authorization", f"Bearer {token}"),
+            ("accept", "application/json"),
+        ]
 
     async def get(self, path: str) -> Reply:
         """GET."""

@@ -92,4 +92,4 @@ class Door:
                 return there
             if not there:
                 return Refused(Why.IMPERSONATION, f"no pod of {workload} runs on the caller's node {caller.node}", who)
-        return Caller(workload, f"{caller.how}, for {who}", caller.holder, caller.pod, caller.node, caller.token)
+        return Caller(workload, f"{caller.how}, by {who}", caller.holder, caller.pod, caller.node, caller.token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from tproxy.control.state import Entry, Outcome, State
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
 
+log = logging.getLogger("tproxy")
 TRIES = 5  # a rotation step or a serial taken: both are rare
 SELF = "self"
 
@@ -50,7 +52,8 @@ class Issuer:
         try:
             return await self._issue(caller, key, life, address, ())
         except ConfigError as error:
-            return Refused(Why.STATE, str(error), str(caller.id))
+            log.error("no certificate for %s: %s", caller.id, error)
+            return Refused(Why.STATE, "the authority's files cannot be read or written now", str(caller.id))
 
     async def serving(self, names: Sequence[Name]) -> tuple[Made, Pair]:
         """Our own certificate, for clients that dial these names; ConfigError if it cannot be made."""

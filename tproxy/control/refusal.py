@@ -71,7 +71,7 @@ _SAID: dict[Why, tuple[Code, str]] = {
     Why.BAD_KEY: (Code.INVALID_ARGUMENT, "use P-256, P-384, or RSA of 2048 to 4096 bits"),
     Why.SLOW: (Code.DEADLINE_EXCEEDED, "send the whole request at once"),
     Why.OVERLOAD: (Code.RESOURCE_EXHAUSTED, "come back later; callers should spread their renewals"),
-    Why.SIGNER: (Code.UNAVAILABLE, "give the CA a valid intermediate, or its root key for a moment"),
+    Why.SIGNER: (Code.UNAVAILABLE, "give the CA another intermediate (tproxy ca intermediate)"),
     Why.STATE: (Code.UNAVAILABLE, "look at the disk of the CA"),
     Why.INTERNAL: (Code.INTERNAL, "this is a defect of the CA; please report it with the log lines around it"),
 }

@@ -24,6 +24,7 @@ from tproxy.control.issuer import Issuer, Made
 from tproxy.control.record import Issued, Line, Turned
 from tproxy.control.refusal import Code, Refused, Why
 from tproxy.core.address import Address, Endpoint
+from tproxy.kernel.sock import any_host
 from tproxy.wire import CREATE_CERTIFICATE
 from tproxy.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 
@@ -70,7 +71,7 @@ class Service:
             self._call, response_serializer=IstioCertificateResponse.SerializeToString
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        host = self._config.address or "::"
+        host = self._config.address or any_host()
         server.add_secure_port(
             f"[{host}]:{self._config.port}" if ":" in host else f"{host}:{self._config.port}", credentials
         )

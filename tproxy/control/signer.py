@@ -67,7 +67,7 @@ def load(folder: Path, state: State, held: Signer | None = None) -> Signer:
         return held
     version, generations = state.generations()
     number, trusted = signing(generations).number, roots(generations)
-    if held is not None and held.generation == number and not _is_stale(held, now):
+    if held is not None and held.in_memory and held.generation == number and not _is_stale(held, now):
         return Signer(held.pair, held.trust_domain, trusted, number, version, held.in_memory)
     place = home(folder, number)
     root = _root(place)
@@ -91,6 +91,11 @@ def of_files(place: Path) -> Pair:
         why = f"expired at {pair.certificate.not_valid_after_utc}"
         raise ConfigError(str(place / "intermediate.crt"), "--dir", why)
     return pair
+
+
+def root_of(place: Path) -> Pair:
+    """The root in a folder, whose key must be there; ConfigError otherwise."""
+    return _pair(place, "root")
 
 
 def _root(place: Path) -> Pair | None:

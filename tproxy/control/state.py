@@ -153,8 +153,9 @@ class State:
             return [_record(db, entry, version, now) for entry in entries]
 
     def prune(self, before: int, most: int = 1000) -> int:
-        """Forget up to so many certificates that had expired by then; how many it were."""
+        """Forget tokens and up to so many certificates that had expired by then; how many certificates."""
         with self.writing() as db:
+            db.execute("DELETE FROM tokens WHERE expires < ?", (before,))
             victims = "SELECT serial FROM issued WHERE not_after < ? LIMIT ?"
             return db.execute(f"DELETE FROM issued WHERE serial IN ({victims})", (before, most)).rowcount
 

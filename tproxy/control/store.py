@@ -19,7 +19,7 @@ from cryptography import x509
 
 from tproxy.control import authority
 from tproxy.control.authority import Pair
-from tproxy.control.signer import home, of_files, read, roots, signing
+from tproxy.control.signer import home, of_files, read, root_of, roots, signing
 from tproxy.control.state import NAME, Entry, Outcome, State
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
@@ -102,6 +102,24 @@ def _log(folder: Path, middle: Pair, leaf: x509.Certificate, workload: SpiffeId,
         if not same or state.record([entry], int(authority.utc_now().timestamp())) != [Outcome.DONE]:
             raise ConfigError(str(folder), "--dir", "a rotation step came just now; try again")
         return roots(generations).encode()
+
+
+def renew_intermediate(folder: Path, kind: str) -> Pair:
+    """Another intermediate for the generation that signs; its root's key must be in the folder for this moment.
+
+    Certificates of the one before stay good. A running server takes up the new one, because the version changes.
+    """
+    with closing(State.open(folder)) as state:
+        place = home(folder, signing(state.generations()[1]).number)
+        root = root_of(place)
+        made = authority.new_intermediate(root, authority.trust_domain_of(root.certificate), kind, authority.utc_now())
+        with state.writing() as db:  # readers of the two files ask the state first
+            for name, data, mode in (("key", made.key_pem(), 0o600), ("crt", made.certificate_pem(), 0o644)):
+                part = place / f".intermediate.{name}.{secrets.token_hex(4)}"
+                _write(part, data, mode)
+                part.rename(place / f"intermediate.{name}")
+            db.execute("UPDATE meta SET version = version + 1")
+    return made
 
 
 def _check_out(out: Path, workload: SpiffeId, renew: bool) -> None:
