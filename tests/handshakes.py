@@ -33,7 +33,7 @@ def svid(chain: Sequence[Signed], spiffe_id: str) -> Svid:
 
 
 def snapshot(bundles: Mapping[str, bytes], crls: tuple[bytes, ...] = ()) -> Snapshot:
-    """Ours; our own root stands in a bundle of its own, so that ``bundles`` alone decides about the peer."""
+    """Ours, with these bundles, whether or not our own root stands in them."""
     return Snapshot(svid([OWN], f"spiffe://{DOMAIN}/ns/shop/sa/own"), bundles, crls)
 
 

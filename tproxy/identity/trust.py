@@ -156,17 +156,23 @@ class Verifier:
         if isinstance(who, Deny):
             return who
         peer = who.id
-        domain = self._own if peer.trust_domain in self._aliases else peer.trust_domain
-        anchors = self._anchors.get(domain)
-        if anchors is None:
-            return self._foreign(peer)
+        if foreign := self.foreign(peer):
+            return foreign
+        domain = self._domain(peer)
+        anchors = self._anchors[domain]
         match anchors.path(chain, server, now):
             case NoPath(code, depth, why):
                 return Deny(reason(code), f"{_whose(depth)}, against the bundle of {domain}: {why}")
             case Path() as path:
                 return self._revoked(path, anchors, now) or _Answer(peer, path.begin, path.end)
 
-    def _foreign(self, peer: SpiffeId) -> Deny:
+    def _domain(self, peer: SpiffeId) -> str:
+        return self._own if peer.trust_domain in self._aliases else peer.trust_domain
+
+    def foreign(self, peer: SpiffeId) -> Deny | None:
+        """Why we cannot know this peer, whatever its chain: nobody's bundle speaks for its trust domain."""
+        if self._domain(peer) in self._anchors:
+            return None
         if peer.trust_domain in self._listed:
             why = f"{peer} is of a federated trust domain whose bundle nobody brought (trust.federated[].bundle)"
             return Deny(Reason.PEER_FOREIGN, why)

@@ -112,8 +112,10 @@ def _session(leg: TlsLeg, side: Role) -> Session | Deny:
     now = time.time()
     if tls.resumed or not verifier.handshake_suffices(now):
         found = verifier.check(peer.chain, not side.server, now)
-        if isinstance(found, Deny):
-            return found
+    else:
+        found = verifier.foreign(peer.id) or peer.id
+    if isinstance(found, Deny):
+        return found
     return Session(leg, peer.id, peer.facts.serial, TlsFacts(*tls.agreed()), peer.chain, peer.facts.not_after)
 
 
