@@ -15,7 +15,7 @@ from tests.forge import DOMAIN, Signed, ca, leaf
 from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.reason import Deny
-from tproxy.identity.openssl import Role, Tls
+from tproxy.identity.openssl import Role, Ticket, Tls
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.reactor import Reactor
 from tproxy.proxy.tls import MAX_HANDSHAKE, Contexts, Session, contexts, handshake
@@ -84,3 +84,34 @@ async def between(end: Contexts, peer: Role) -> Session | Deny:
         reactor.close()
         near.close()
         far.close()
+
+
+async def both(
+    server: Contexts, client: Contexts, ticket: Ticket | None = None
+) -> tuple[Session | Deny, Session | Deny, Ticket | None]:
+    """What two ends of ours say of each other, server first, and what the client may resume next time."""
+    near, far = socket.socketpair()
+    reactor = Reactor()
+    try:
+        near.setblocking(False)
+        far.setblocking(False)
+        answers = await asyncio.gather(
+            handshake(near, server.server, 10, reactor), handshake(far, client.client, 10, reactor, ticket)
+        )
+        return *answers, _ticket(*answers)
+    finally:
+        reactor.close()
+        near.close()
+        far.close()
+
+
+def _ticket(server: Session | Deny, client: Session | Deny) -> Ticket | None:
+    """It comes with the server's first bytes."""
+    if isinstance(server, Deny) or isinstance(client, Deny):
+        return None
+    server.leg.tls.write(memoryview(b"x"))
+    server.leg.sock.sendall(server.leg.tls.take())
+    while client.leg.tls.read_into(memoryview(bytearray(16384))) is None:
+        client.leg.sock.setblocking(True)
+        client.leg.tls.feed(client.leg.sock.recv(65536))
+    return client.leg.tls.ticket()

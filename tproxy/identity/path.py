@@ -44,15 +44,12 @@ class Anchors:
 
     def __init__(self, bundle: bytes) -> None:
         """PEM certificates; ValueError if one of them cannot be read."""
-        self._store = crypto.X509Store()
-        self._store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        self._store, self._second = crypto.X509Store(), -1
         blocks = bundle.split(b"-----END CERTIFICATE-----")[:-1]
         try:
             self.certificates = tuple(
                 crypto.load_certificate(crypto.FILETYPE_PEM, block + b"-----END CERTIFICATE-----\n") for block in blocks
             )
-            for one in self.certificates:
-                self._store.add_cert(one)
         except crypto.Error as error:
             raise ValueError("the bundle holds a certificate that OpenSSL cannot read") from error
 
@@ -66,14 +63,24 @@ class Anchors:
             leaf, *others = (crypto.load_certificate(crypto.FILETYPE_ASN1, der) for der in chain)
         except crypto.Error:
             return NoPath(UNREADABLE, 0, "a certificate that cannot be read")
-        self._store.set_time(datetime.fromtimestamp(int(now), UTC).replace(tzinfo=None))
-        _lib.X509_STORE_set_purpose(self._store._store, _SERVER if server else _CLIENT)
+        store = self._at(int(now))
+        _lib.X509_STORE_set_purpose(store._store, _SERVER if server else _CLIENT)
         try:
-            found = crypto.X509StoreContext(self._store, leaf, others).get_verified_chain()
+            found = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
         except crypto.X509StoreContextError as error:
             code, depth, why = error.errors
             return NoPath(code, depth, why)
         return _weakness(found) or Path(tuple(found), max(map(_begin, found)), min(map(_end, found)))
+
+    def _at(self, second: int) -> crypto.X509Store:
+        """A store for this second: the time of a store can be set only once (OpenSSL keeps the first)."""
+        if second != self._second:
+            self._store, self._second = crypto.X509Store(), second
+            self._store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+            self._store.set_time(datetime.fromtimestamp(second, UTC).replace(tzinfo=None))
+            for one in self.certificates:
+                self._store.add_cert(one)
+        return self._store
 
 
 def parsed(one: crypto.X509) -> x509.Certificate | None:

@@ -45,7 +45,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class _Recent(Generic[K, V]):
+class Recent(Generic[K, V]):
     """The most recently used values."""
 
     def __init__(self) -> None:
@@ -107,8 +107,8 @@ class Verifier:
         }
         self._crls = crl.parse(snapshot.crls)
         self._stale: set[x509.Name] = set()
-        self._answers = _Recent[tuple[Chain, bool], _Answer]()
-        self._met = _Recent[bytes, Peer]()
+        self._answers = Recent[tuple[Chain, bool], _Answer]()
+        self._met = Recent[bytes, Peer]()
         self._ours = tuple(map(_der, pem.certificates(snapshot.svid.chain_pem)))
         self._alone_until = self._own_end(time.time())
         self._unknown_crls()
@@ -162,9 +162,9 @@ class Verifier:
         anchors = self._anchors[domain]
         match anchors.path(chain, server, now):
             case NoPath(code, depth, why):
-                return Deny(reason(code), f"{_whose(depth)}, against the bundle of {domain}: {why}")
+                return Deny(reason(code), f"{peer}: {_whose(depth)}, against the bundle of {domain}: {why}")
             case Path() as path:
-                return self._revoked(path, anchors, now) or _Answer(peer, path.begin, path.end)
+                return self._revoked(peer, path, anchors, now) or _Answer(peer, path.begin, path.end)
 
     def _domain(self, peer: SpiffeId) -> str:
         return self._own if peer.trust_domain in self._aliases else peer.trust_domain
@@ -179,7 +179,7 @@ class Verifier:
         known = ", ".join((self._own, *sorted(self._aliases | self._listed)))
         return Deny(Reason.PEER_FOREIGN, f"{peer} is of another trust domain than {known}")
 
-    def _revoked(self, path: Path, anchors: Anchors, now: float) -> Deny | None:
+    def _revoked(self, peer: SpiffeId, path: Path, anchors: Anchors, now: float) -> Deny | None:
         """Each certificate of the path in the lists of whoever issued it; a root has no issuer."""
         if not self._crls:
             return None
@@ -193,7 +193,8 @@ class Verifier:
                 serial = path.certificates[depth].get_serial_number()
                 if (since := listed.revoked.get(serial)) is not None:
                     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
-                    return Deny(Reason.PEER_REVOKED, f"{_whose(depth)}, serial {serial:x}, is revoked since {moment}")
+                    why = f"{peer}: {_whose(depth)}, serial {serial:x}, is revoked since {moment}"
+                    return Deny(Reason.PEER_REVOKED, why)
         return None
 
     def _lists_of(
