@@ -15,7 +15,7 @@ from tests.forge import DOMAIN, Signed, ca, leaf
 from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.reason import Deny
-from tproxy.identity.openssl import Role, Ticket, Tls
+from tproxy.identity.openssl import Role, Ticket, Tls, TlsError
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.reactor import Reactor
 from tproxy.proxy.tls import MAX_HANDSHAKE, Contexts, Session, contexts, handshake
@@ -74,16 +74,24 @@ async def between(end: Contexts, peer: Role) -> Session | Deny:
     try:
         near.setblocking(False)
         far.setblocking(False)
-        other = asyncio.ensure_future(reactor.shake(TlsLeg(far, Tls(peer)), MAX_HANDSHAKE))
+        other = asyncio.ensure_future(_shaken(TlsLeg(far, Tls(peer)), reactor))
         answer = await handshake(near, end.client if peer.server else end.server, 10, reactor)
         near.close()
-        with suppress(OSError):
-            await other
+        await other
         return answer
     finally:
         reactor.close()
         near.close()
         far.close()
+
+
+async def _shaken(leg: TlsLeg, reactor: Reactor) -> None:
+    """The peer's side; what it does not like, it says."""
+    with suppress(OSError):  # our end has hung up
+        try:
+            await reactor.shake(leg, MAX_HANDSHAKE)
+        except TlsError:
+            leg.sock.send(leg.tls.take())
 
 
 async def both(
