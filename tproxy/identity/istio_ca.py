@@ -11,7 +11,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -64,7 +64,7 @@ class IstioCaSource:
             snapshot = await self._fetch()
             yield snapshot
             now = time.time()
-            await _until(max(now + LEAST, renew_at(now, snapshot.svid.not_after, random.random())))
+            await sleep_until(max(now + LEAST, renew_at(now, snapshot.svid.not_after, random.random())))
 
     async def _fetch(self) -> Snapshot:
         token, roots = self._token(), self._roots()
@@ -113,7 +113,7 @@ class IstioCaSource:
             except grpc.aio.AioRpcError as error:
                 raise rpc.failure(self.name, error, self._advice(), token) from None  # its cause may repeat the token
             except DecodeError as error:
-                raise SourceError(self.name, f"the answer is not Istio's: {error}") from error
+                raise SourceError(self.name, f"its answer is not Istio's: {error}") from error
 
     @contextlib.asynccontextmanager
     async def _way(self) -> AsyncIterator[str]:
@@ -144,12 +144,12 @@ class IstioCaSource:
         """Leaf and intermediates come first; the last entry holds the roots, all of them."""
         *chain, roots = list(answer.cert_chain) or [""]
         if not chain:
-            raise SourceError(self.name, f"the answer has {len(answer.cert_chain)} entries: no chain and roots")
+            raise SourceError(self.name, f"its answer has {len(answer.cert_chain)} entries: no leaf and roots")
         bundles = {self._trust_domain: roots.encode()}
         try:
             found = proven("".join(chain).encode(), key, bundles, self._trust_domain, time.time())
         except UnusableError as error:
-            why = "the CA signed another key than ours" if error.part is Part.PAIR else f"the answer's {error}"
+            why = "the CA signed another key than ours" if error.part is Part.PAIR else f"in its answer {error}"
             raise SourceError(self.name, why) from error
         if self._own not in (None, found.svid.id):
             raise SourceError(self.name, f"the CA calls us {found.svid.id}, but we are {self._own}")
@@ -172,7 +172,7 @@ def new_request(kind: KeyType, own: SpiffeId | None) -> Request:
     return Request(secret, builder.sign(key, hashes.SHA256()).public_bytes(pem))
 
 
-async def _until(moment: float) -> None:
-    """Sleep until that moment on the wall's clock (unix seconds)."""
-    while (left := moment - time.time()) > 0:  # noqa: ASYNC110  # there is no event: clocks do not ring
-        await asyncio.sleep(min(left, LOOK))
+async def sleep_until(moment: float, clock: Callable[[], float] = time.time, look: float = LOOK) -> None:
+    """Until that moment on the wall's clock (unix seconds), which is looked at again and again, for it may jump."""
+    while (left := moment - clock()) > 0:  # noqa: ASYNC110  # there is no event: clocks do not ring
+        await asyncio.sleep(min(left, look))

@@ -26,6 +26,7 @@ def options(message_limit: int, server_name: str = "") -> list[tuple[str, str | 
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),
+        ("grpc.http2.bdp_probe", 0),  # windows stay as small as they begin: what we do not read waits in the sender
         ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with today's roots
     ]
     if server_name:
