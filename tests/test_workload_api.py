@@ -169,13 +169,24 @@ def test_hundreds_of_offers_are_not_all_named(place: Place) -> None:
     assert "and 290 more" in refused(place, holding(*many), hint="mine")
 
 
+def test_a_bad_bundle_of_another_trust_domain_costs_that_one_only_and_is_told_once(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = X509SVIDResponse(svids=[place.svid()], federated_bundles={"spiffe://bad.local": b"x"})
+    with serve(place.endpoint, then_quiet(message, message)):
+        _, found = asyncio.run(several(place.source("bad.local"), 2))
+    assert set(found.bundles) == {DOMAIN}
+    (told,) = [record.message for record in caplog.records if record.name == "tproxy"]
+    assert "nobody of trust domain bad.local is believed: the trust bundle has tag 0x78" in told
+
+
 def test_only_the_federated_trust_domains_are_believed(place: Place) -> None:
     other = place.ca.parent / "other"
     store.create(other, "other.local", "ecdsa")
     bundle = place.svid().bundle
-    bundles = {"spiffe://other.local": bundle, "spiffe://third.local": bundle, "spiffe://bad.local": b"x"}
+    bundles = {"spiffe://other.local": bundle, "spiffe://third.local": bundle}
     stream = then_quiet(X509SVIDResponse(svids=[place.svid()], federated_bundles=bundles))
-    assert set(got(place, stream, "other.local", "absent.local", "bad.local").bundles) == {DOMAIN, "other.local"}
+    assert set(got(place, stream, "other.local", "absent.local").bundles) == {DOMAIN, "other.local"}
 
 
 def test_revocation_lists_come_along(place: Place) -> None:

@@ -52,6 +52,7 @@ class WorkloadApiSource:
         self.name = f"Workload API {settings.socket}"
         self._settings, self._trust_domain, self._deadline = settings, trust_domain, deadline
         self._federated = frozenset(federated)
+        self._warned: dict[str, str] = {}  # trust domain -> what was last said of its bundle
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """See ``source.Source``."""
@@ -124,12 +125,16 @@ class WorkloadApiSource:
         """Bundles of the trust domains that the configuration names; a bad one costs nobody else his credentials."""
         found = {}
         for name, bundle in message.federated_bundles.items():
-            domain = name.removeprefix("spiffe://").rstrip("/")
-            if domain in self._federated:
-                try:
-                    found[domain] = checked_bundle(_pem(bundle, Part.BUNDLE, BUNDLE_LIMIT))
-                except UnusableError as error:
-                    log.warning("%s: nobody of trust domain %s is believed: %s", self.name, domain, error)
+            domain, why = name.removeprefix("spiffe://").rstrip("/"), ""
+            if domain not in self._federated:
+                continue
+            try:
+                found[domain] = checked_bundle(_pem(bundle, Part.BUNDLE, BUNDLE_LIMIT))
+            except UnusableError as error:
+                why = str(error)
+            if why and why != self._warned.get(domain):
+                log.warning("%s: nobody of trust domain %s is believed: %s", self.name, domain, why)
+            self._warned[domain] = why
         return found
 
     def _crls(self, message: X509SVIDResponse) -> tuple[bytes, ...]:
