@@ -42,6 +42,7 @@ def main(want: dict[str, object]) -> None:
     import uvloop
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
+    from tproxy.core.config import Config
     from tproxy.core.identity import Snapshot
     from tproxy.core.settings import IstioCa, Trust, WorkloadApi
     from tproxy.identity.keeper import Keeper
@@ -58,7 +59,7 @@ def main(want: dict[str, object]) -> None:
         os.setuid(uid)
 
     def taken(found: Snapshot) -> None:
-        contexts(found, "test.local", (), True)  # as a sidecar would
+        contexts(found, Config.parse({"trustDomain": "test.local"}))  # as a sidecar would
 
     async def follow() -> dict[str, object]:
         keeper = Keeper(source, taken)
