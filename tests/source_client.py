@@ -47,6 +47,7 @@ def main(want: dict[str, object]) -> None:
     from tproxy.core.settings import IstioCa, Trust, WorkloadApi
     from tproxy.identity.keeper import Keeper
     from tproxy.identity.open import open_source
+    from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401
     from tproxy.proxy.tls import contexts
 
@@ -54,9 +55,7 @@ def main(want: dict[str, object]) -> None:
     seconds, uid = float(str(want.pop("seconds"))), want.pop("uid", None)
     source = open_source(settings(**want), "test.local", Trust())  # type: ignore[arg-type]
     if isinstance(uid, int):
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
+        privileges.drop(uid, uid)
 
     def taken(found: Snapshot) -> None:
         contexts(found, Config.parse({"trustDomain": "test.local"}))  # as a sidecar would
