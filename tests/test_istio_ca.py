@@ -169,6 +169,13 @@ def test_intermediates_may_share_the_leaf_s_entry_and_roots_the_last(place: Plac
     assert len(certificates(found.svid.chain_pem)) == 2 and len(certificates(found.bundles[DOMAIN])) == 2
 
 
+def test_no_proxy_of_the_environment_stands_between(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "http_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    found, _ = got(place, place.honest())
+    assert str(found.svid.id) == ID
+
+
 # renewal
 
 
@@ -467,7 +474,12 @@ def test_a_token_file_that_holds_no_token_is_named(place: Place, content: str | 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "cannot be read"), ("", "is empty"), ("x", "holds no PEM certificate, so it trusts nobody")],
+    [
+        (None, "cannot be read"),
+        ("", "is empty"),
+        ("x", "holds no PEM certificate, so it trusts nobody"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is damaged: "),
+    ],
 )
 def test_a_roots_file_that_holds_no_roots_is_named(place: Place, content: str | None, why: str) -> None:
     path = Path(place.settings.roots).rename(place.ca / "roots.pem")

@@ -91,11 +91,14 @@ class IstioCaSource:
     def _roots(self) -> bytes:
         path = self._settings.roots
         try:
-            return checked_bundle(read(path, "identity.istioCa.roots"))
+            roots = checked_bundle(read(path, "identity.istioCa.roots"))
+            x509.load_pem_x509_certificates(roots)  # gRPC would not say what is wrong with them
         except ConfigError as error:
             raise SourceError(self.name, str(error)) from error
-        except UnusableError as error:
-            raise SourceError(self.name, f"{path}: identity.istioCa.roots: {error.why}") from error
+        except ValueError as error:
+            why = error.why if isinstance(error, UnusableError) else f"is damaged: {error}"
+            raise SourceError(self.name, f"{path}: identity.istioCa.roots: {why}") from error
+        return roots
 
     async def _ask(self, token: str, roots: bytes, csr: bytes) -> IstioCertificateResponse:
         """One call over a channel of its own: roots rotate, and an idle channel costs memory for hours."""

@@ -12,7 +12,7 @@ from tproxy.identity.source import SourceError
 
 METADATA_LIMIT = 16 * 1024  # bytes of headers that a server may send
 _SHOWN = 200  # characters of a server's own words in our errors
-_TLS = re.compile(r"OPENSSL_internal:(\w+): ([^:]*)")  # an error of BoringSSL, and what verification says to it
+_TLS = re.compile(r"OPENSSL_internal:(\w+): ([^:]{1,80})")  # an error of BoringSSL, and what verification says to it
 _NO_VERDICT = "Invalid certificate verification context"  # nothing was verified: the handshake never came that far
 _MISNAMED = ("Hostname Verification", "is not in peer certificate")
 
@@ -27,7 +27,6 @@ def options(message_limit: int, server_name: str = "") -> list[tuple[str, str | 
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.http2.bdp_probe", 0),  # windows stay as small as they begin: what we do not read waits in the sender
-        ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with today's roots
     ]
     if server_name:
         found.append(("grpc.ssl_target_name_override", server_name))
@@ -39,7 +38,7 @@ def failure(where: str, error: grpc.aio.AioRpcError, advice: Mapping[StatusCode,
 
     A server may repeat what it was sent: no part of the secret, a token, is shown.
     """
-    details = _without(secret, error.details() or "")
+    details = _printable(_without(secret, error.details() or ""))
     code = error.code()
     if code is StatusCode.UNAVAILABLE and (why := _handshake(details)):
         return SourceError(where, why)
@@ -72,7 +71,10 @@ def _without(secret: str, text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def _quoted(details: str) -> str:
-    """The server's words, made short and printable: they come from strangers."""
-    text = "".join(char if char.isprintable() else " " for char in details[:_SHOWN])
-    return f" ({text}{'...' if len(details) > _SHOWN else ''})" if text else ""
+    """The server's words, made short: they come from strangers."""
+    return f" ({details[:_SHOWN]}{'...' if len(details) > _SHOWN else ''})" if details else ""

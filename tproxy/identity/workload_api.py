@@ -1,6 +1,7 @@
 """SVIDs from a SPIFFE Workload API: SPIRE's agent, or any other that keeps to the specification (spiffe.io).
 
-The other side decides when there is something new. Each message replaces all that came before.
+The other side decides when there is something new. Each message replaces all that came before. Who is denied after he
+had an SVID keeps it to its end, where 5.2.1 would rather have him drop it: an agent that has just started denies, too.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class WorkloadApiSource:
         return found
 
     def _chosen(self, offered: Sequence[X509SVID]) -> X509SVID:
-        """The one with our id, else the one with our hint, else the first (X509-SVID profile, 5.2.1)."""
+        """The one with our id, else the one with our hint, else the first (Workload API, 5.2.1 and 5.3)."""
         wanted = self._settings.id or self._settings.hint
         field = "id" if self._settings.id else "hint"
         names = [(one.spiffe_id if field == "id" else one.hint) for one in offered]
@@ -118,7 +119,7 @@ class WorkloadApiSource:
     def _proven(self, chosen: X509SVID, message: X509SVIDResponse) -> Snapshot:
         chain = _pem(chosen.x509_svid, Part.CHAIN, CHAIN_LIMIT)
         key = encoded("PRIVATE KEY", chosen.x509_svid_key)
-        bundles = {self._trust_domain: _pem(chosen.bundle, Part.BUNDLE, BUNDLE_LIMIT), **self._others(message)}
+        bundles = {**self._others(message), self._trust_domain: _pem(chosen.bundle, Part.BUNDLE, BUNDLE_LIMIT)}
         return proven(chain, key, bundles, self._trust_domain, time.time(), self._crls(message))
 
     def _others(self, message: X509SVIDResponse) -> dict[str, bytes]:
