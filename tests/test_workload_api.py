@@ -25,10 +25,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests import ca_server
 from tests.certs import twisted
+from tests.one_loop import run
 from tests.workload_server import Stream, serve, svid, wait
 from tproxy.control import authority, store
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import certificates
+from tproxy.core.pem import certificates, encoded
 from tproxy.core.settings import WorkloadApi
 from tproxy.identity.keeper import Keeper
 from tproxy.identity.source import SourceError
@@ -94,13 +95,13 @@ async def several(source: WorkloadApiSource, count: int) -> list[Snapshot]:
 def got(place: Place, stream: Stream, *federated: str, **chosen: str) -> Snapshot:
     """The snapshot that this stream begins with."""
     with serve(place.endpoint, stream):
-        return asyncio.run(several(place.source(*federated, **chosen), 1))[0]
+        return run(several(place.source(*federated, **chosen), 1))[0]
 
 
 def refusal(source: WorkloadApiSource) -> str:
     """Why there is no snapshot. The source is named; no key is."""
     with pytest.raises(SourceError) as caught:
-        asyncio.run(several(source, 1))
+        run(several(source, 1))
     text = str(caught.value)
     assert text.startswith(f"{source.name}: ") and "PRIVATE" not in text and len(text) < 4000
     return text.removeprefix(f"{source.name}: ")
@@ -125,13 +126,13 @@ def test_an_agent_may_listen_on_tcp(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with serve(f"127.0.0.1:{port}", holding(place.svid())):
-        (found,) = asyncio.run(several(place.source(socket=f"tcp://127.0.0.1:{port}"), 1))
+        (found,) = run(several(place.source(socket=f"tcp://127.0.0.1:{port}"), 1))
     assert str(found.svid.id) == ID
 
 
 def test_the_unix_path_may_be_written_without_an_authority(place: Place) -> None:
     with serve(place.endpoint, holding(place.svid())):
-        (found,) = asyncio.run(several(place.source(socket=place.endpoint.replace("://", ":")), 1))
+        (found,) = run(several(place.source(socket=place.endpoint.replace("://", ":")), 1))
     assert str(found.svid.id) == ID
 
 
@@ -174,7 +175,7 @@ def test_a_bad_bundle_of_another_trust_domain_costs_that_one_only_and_is_told_on
 ) -> None:
     message = X509SVIDResponse(svids=[place.svid()], federated_bundles={"spiffe://bad.local": b"x"})
     with serve(place.endpoint, then_quiet(message, message)):
-        _, found = asyncio.run(several(place.source("bad.local"), 2))
+        _, found = run(several(place.source("bad.local"), 2))
     assert set(found.bundles) == {DOMAIN}
     (told,) = [record.message for record in caplog.records if record.name == "tproxy"]
     assert "nobody of trust domain bad.local is believed: the trust bundle has tag 0x78" in told
@@ -204,7 +205,7 @@ def test_each_message_replaces_all_that_came_before(place: Place) -> None:
     one = X509SVIDResponse(svids=[place.svid()], federated_bundles={"spiffe://other.local": place.svid().bundle})
     two = X509SVIDResponse(svids=[place.svid()])
     with serve(place.endpoint, then_quiet(one, two)):
-        before, after = asyncio.run(several(place.source("other.local"), 2))
+        before, after = run(several(place.source("other.local"), 2))
     assert set(before.bundles) == {DOMAIN, "other.local"} and set(after.bundles) == {DOMAIN}
     assert before.svid.serial != after.svid.serial
 
@@ -229,7 +230,7 @@ def test_the_last_good_credentials_stay_and_the_agent_is_asked_again(place: Plac
         return keeper, errors
 
     with serve(place.endpoint, stream):
-        keeper, errors = asyncio.run(scenario())
+        keeper, errors = run(scenario())
     assert keeper.current is not None and keeper.current.svid.key_pem
     ended, denied = (
         f"{keeper.source.name}: {why}" for why in ("it ended the stream", "it has no SVID for this workload")
@@ -247,7 +248,7 @@ def test_an_agent_that_starts_again_on_the_same_path_is_found(place: Place) -> N
         with serve(place.endpoint, holding(place.svid())):
             await several(source, 1)
 
-    asyncio.run(scenario(place.source()))
+    run(scenario(place.source()))
 
 
 def test_cancelling_ends_the_stream_at_the_agent(place: Place) -> None:
@@ -267,7 +268,7 @@ def test_cancelling_ends_the_stream_at_the_agent(place: Place) -> None:
         assert await asyncio.to_thread(gone.wait, 10)
 
     with serve(place.endpoint, stream):
-        asyncio.run(scenario())
+        run(scenario())
 
 
 # lies
@@ -470,19 +471,33 @@ def test_this_server_refuses_whoever_leaves_the_header_out(place: Place) -> None
 
 def test_our_calls_carry_the_header(place: Place) -> None:
     with serve(place.endpoint, holding(place.svid())) as asked:
-        asyncio.run(several(place.source(), 1))
+        run(several(place.source(), 1))
     assert asked.headers[0]["workload.spiffe.io"] == "true"
 
 
 # secrets
 
 
-def test_no_key_is_in_a_log_or_a_repr(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_key_is_in_a_log_or_a_repr(
+    place: Place, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     caplog.set_level(logging.DEBUG)
     with serve(place.endpoint, holding(place.svid())):
         source = place.source()
         keeper = Keeper(source, lambda _: None)
-        (made,) = asyncio.run(several(source, 1))
-    shown = caplog.text + repr([source, vars(source), keeper, vars(keeper), made])
-    secret = made.svid.key_pem.decode().splitlines()[1]
-    assert "Workload" in shown and "PRIVATE" not in shown and secret[:20] not in shown
+        (made,) = run(several(source, 1))
+    refusal(source)
+    shown = caplog.text + repr([source, vars(source), keeper, vars(keeper), made]) + "".join(capfd.readouterr())
+    lines = made.svid.key_pem.decode().splitlines()
+    assert len(lines) == 5 and "Workload API" in shown and not [line for line in lines if line in shown]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_no_part_of_a_refused_key_is_in_the_error(place: Place, cut: int) -> None:
+    """Another one's key whole, and cut keys."""
+    one = place.svid()
+    one.x509_svid_key = place.svid().x509_svid_key[: -cut or None]
+    found = refused(place, holding(one))
+    key = one.x509_svid_key
+    assert not [form for form in (key.hex(), repr(key)[2:-1]) if form[20:40] in found]
+    assert not [line for line in encoded("PRIVATE KEY", key).decode().splitlines() if line in found]
