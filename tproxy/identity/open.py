@@ -7,6 +7,7 @@ from typing import assert_never
 
 from tproxy.core.settings import Bundle, Files, Identity, IstioCa, Trust, WorkloadApi
 from tproxy.identity.files import load
+from tproxy.identity.files_source import FilesSource
 from tproxy.identity.source import Source
 
 
@@ -14,8 +15,6 @@ def open_source(identity: Identity, trust_domain: str, trust: Trust) -> Source:
     """The source that was chosen. Nothing is read or asked yet."""
     match identity:
         case Files() | Bundle():
-            from tproxy.identity.files_source import FilesSource
-
             return FilesSource(identity, trust_domain)
         case IstioCa():
             from tproxy.identity.istio_ca import IstioCaSource  # gRPC costs memory

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401  # names are resolved through it, when Python's files can no longer be read
 import os
 import secrets
 import socket

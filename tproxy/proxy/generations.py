@@ -104,6 +104,8 @@ class Generations:
                     self._supply.keeper.renew()
         except ConfigError as error:
             self._refuse(error)
+        except ImportError:  # privileges are gone, and Python's files may be out of reach
+            self._refuse(ConfigError("configuration", "identity", "this source needs a restart of the sidecar"))
 
     def _renewed(self, supply: _Supply, snapshot: Snapshot) -> None:
         another = supply is self._next
