@@ -122,7 +122,9 @@ def run_show(args: argparse.Namespace) -> int:
     if bool(args.files) == bool(args.dir):
         raise ConfigError("command line", "FILE", "give either certificates or --dir")
     if args.dir:
-        said = ca_state.words(Path(args.dir))
+        from tproxy.cli.ca_words import words
+
+        said = words(Path(args.dir))
         print(json.dumps(said, indent=2) if args.json else "\n".join(said))
         return 0
     shown = []
