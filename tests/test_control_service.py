@@ -24,7 +24,7 @@ from tproxy.control.record import Turned, as_json, text
 from tproxy.control.refusal import Refused, Why
 from tproxy.control.service import peer
 from tproxy.wire import CREATE_CERTIFICATE
-from tproxy.wire.ca_pb2 import IstioCertificateRequest
+from tproxy.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from tproxy.world.process import wait_for
 
 
@@ -144,6 +144,19 @@ def test_a_huge_request_and_an_oversized_message_are_refused_and_the_next_call_i
 def test_a_message_that_is_not_protobuf_is_an_invalid_argument(ca: Ca) -> None:
     with ca.channel() as channel:
         assert fails(lambda: channel.unary_unary(CREATE_CERTIFICATE)(b"\xff\xff\xff")) == "INVALID_ARGUMENT"
+
+
+def test_an_old_agents_request_with_the_subject_id_of_its_proto_is_served(ca: Ca) -> None:
+    """Field 2 of the published proto was ``subject_id``; field 1 is the CSR, field 3 the seconds as a varint."""
+    pem = csr().encode()
+    length = bytes((len(pem) & 0x7F | 0x80, len(pem) >> 7))
+    message = b"\x0a" + length + pem + b"\x12\x05admin" + b"\x18\xd8\x04"
+    metadata = (("authorization", f"Bearer {ca.token()}"),)
+    with ca.channel() as channel:
+        answer = channel.unary_unary(CREATE_CERTIFICATE)(message, metadata=metadata)
+    made = leaf(list(IstioCertificateResponse.FromString(answer).cert_chain))
+    assert uris(made) == [str(WEB)]
+    assert made.not_valid_after_utc - made.not_valid_before_utc == timedelta(seconds=600) + authority.SKEW
 
 
 def test_nobody_may_be_somebody_else(ca: Ca) -> None:

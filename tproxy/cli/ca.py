@@ -28,7 +28,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def register(verbs: Verbs) -> None:
-    """Add the verb and its three calls."""
+    """Add the verb and its calls."""
     form = argparse.RawDescriptionHelpFormatter
     parser = verbs.add_parser(
         "ca",

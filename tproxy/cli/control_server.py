@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc.aio
@@ -34,6 +35,7 @@ from tproxy.kernel.sock import any_host, plain_listener
 log = logging.getLogger("tproxy")
 LOOK = 0.5  # seconds between two looks at the rotation and at the clock
 PRUNE = 600.0  # seconds
+SHORT = timedelta(days=30)  # left to an intermediate whose root is offline
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,6 @@ async def serve(config: Control, form: str) -> int:
 
 
 def _parts(config: Control, form: str) -> _Parts:
-
     folder = Path(config.dir)
     state, ledger, metrics = State.open(folder), Ledger(State.open(folder)), Metrics()
     issuer = Issuer(folder, state, ledger, config.max_ttl)
@@ -116,7 +117,7 @@ def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
 
 async def _watch(parts: _Parts, config: Control) -> None:
     """Take up rotation steps, renew what ages, forget what is old."""
-    pruned, seen = time.monotonic(), parts.issuer.signer
+    pruned, seen, said = time.monotonic(), parts.issuer.signer, ""
     while True:
         await asyncio.sleep(LOOK)
         try:
@@ -129,18 +130,21 @@ async def _watch(parts: _Parts, config: Control) -> None:
             if time.monotonic() - pruned > PRUNE:
                 pruned = time.monotonic()
                 await parts.ledger.prune(int(time.time()) - config.keep)
+            said = ""
         except ConfigError as error:
-            log.error("the authority goes on with what it has: %s", error)
+            log.log(logging.DEBUG if said == str(error) else logging.ERROR, "going on with what there is: %s", error)
+            said = str(error)
 
 
 def _signs(parts: _Parts) -> None:
     signs = parts.issuer.signer
     parts.metrics.signs(signs.generation, signs.ends().timestamp())
+    if not signs.in_memory and signs.ends() - utc_now() < SHORT:
+        log.warning("the intermediate ends at %s: make another (tproxy ca intermediate)", signs.ends())
     log.info("generation %d signs until %s, bundle version %d", signs.generation, signs.ends(), signs.version)
 
 
 async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asyncio.Server:
-
     def ready() -> Answer:
         if stopping.is_set():
             return Answer.text("stopping", 503)
@@ -156,7 +160,6 @@ async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asy
 
 
 def _writer(form: str) -> Callable[[Line], None]:
-
     shown, out = as_json if form == "json" else text, sys.stdout
 
     def write(line: Line) -> None:
