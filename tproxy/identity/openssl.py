@@ -213,8 +213,8 @@ class Tls:
     def peer_chain(self) -> tuple[bytes, ...]:
         """What the peer sent, DER, leaf first. A server that resumes has the leaf only."""
         sent = self.connection.get_peer_cert_chain() or ()
-        others = sent if self._server else sent[1:]  # SSL_get_peer_cert_chain(3): a server's is without the leaf
-        return (self.peer_certificate(), *(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in others))
+        found = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in sent)
+        return (self.peer_certificate(), *found) if self._server else found  # SSL_get_peer_cert_chain(3)
 
     @property
     def binds_session(self) -> bool:

@@ -7,6 +7,7 @@ section 5.2). Verification allows no clock skew: our CA begins certificates 60 s
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cryptography import x509
-from OpenSSL import crypto
 
 from tproxy.core import pem
 from tproxy.core.identity import Snapshot, SpiffeId, svid_id
@@ -90,7 +90,7 @@ class Peer:
 class _Answer:
     peer: SpiffeId
     begin: int
-    end: int  # excluded
+    end: int  # in the last second the path is looked at again
 
 
 class Verifier:
@@ -109,6 +109,7 @@ class Verifier:
         self._stale: set[x509.Name] = set()
         self._answers = Recent[tuple[Chain, bool], _Answer]()
         self._met = Recent[bytes, Peer]()
+        self._counting = Recent[tuple[int, x509.Certificate], bool]()
         self._ours = tuple(map(_der, pem.certificates(snapshot.svid.chain_pem)))
         self._alone_until = self._own_end(time.time())
         self._unknown_crls()
@@ -201,13 +202,21 @@ class Verifier:
         self, one: x509.Certificate, issuers: Sequence[x509.Certificate | None], now: float
     ) -> Iterator[crl.Crl]:
         """Those that count for this certificate."""
-        for found in self._crls:
-            if found.issuer == one.issuer and any(it and crl.may_sign(it) and found.is_signed_by(it) for it in issuers):
+        for number, found in enumerate(self._crls):
+            if found.issuer == one.issuer and any(it and self._counts(number, it) for it in issuers):
                 if found.end is not None and found.end <= now and found.issuer not in self._stale:
                     self._stale.add(found.issuer)
                     said = "the CRL of %s is %.0f s past its nextUpdate; it still counts"
                     log.warning(said, found.issuer.rfc4514_string(), now - found.end)
                 yield found
+
+    def _counts(self, number: int, issuer: x509.Certificate) -> bool:
+        """Whether this issuer signed that one of our lists, and may."""
+        known = self._counting.get((number, issuer))
+        if known is None:
+            known = crl.may_sign(issuer) and self._crls[number].is_signed_by(issuer)
+            self._counting.keep((number, issuer), known)
+        return known
 
     def _own_end(self, now: float) -> float:
         """When the path above our own leaf ends; 0 if there is none."""
@@ -236,4 +245,4 @@ def _whose(depth: int) -> str:
 
 
 def _der(block: bytes) -> bytes:
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, crypto.load_certificate(crypto.FILETYPE_PEM, block))
+    return ssl.PEM_cert_to_DER_cert(block.decode("ascii"))
