@@ -121,16 +121,16 @@ class Verifier:
         """
         return now < self._alone_until and not self._crls and len(self._anchors) == 1
 
-    def meet(self, chain: Chain, whole: bool) -> Peer | Deny:
+    def meet(self, chain: Chain) -> Peer | Deny:
         """Who the leaf says it is; nothing is verified. One Peer is shared by all connections that bring its chain.
 
-        Not ``whole``: the handshake brought the leaf alone (a server that resumes); the rest is what the leaf came with
-        before, or else the intermediates that most peers share with us.
+        A leaf may come alone: a server that resumes has no more, and some peers send no more. The rest is then what it
+        came with before, or else the intermediates that most peers share with us.
         """
         known = self._met.get(chain[0])
-        if known is not None and (known.chain == chain or not whole):
+        if known is not None and (known.chain == chain or len(chain) == 1):
             return known
-        found = Peer.of(chain if whole else (*chain, *self._ours[1:]))
+        found = Peer.of(chain if len(chain) > 1 else (*chain, *self._ours[1:]))
         if isinstance(found, Peer):
             self._met.keep(chain[0], found)
         return found
@@ -148,12 +148,12 @@ class Verifier:
 
     def recheck(self, chain: Chain, server: bool, now: float) -> Deny | None:
         """Why a live connection's peer is no longer believed. That its leaf has expired is not asked here."""
-        who = self.meet(chain, True)
+        who = self.meet(chain)
         answer = who if isinstance(who, Deny) else self.check(chain, server, min(now, who.facts.not_after - 1))
         return answer if isinstance(answer, Deny) else None
 
     def _judged(self, chain: Chain, server: bool, now: float) -> _Answer | Deny:
-        who = self.meet(chain, True)
+        who = self.meet(chain)
         if isinstance(who, Deny):
             return who
         peer = who.id
