@@ -224,8 +224,8 @@ def test_what_is_remembered_is_bounded_and_the_least_used_goes_first() -> None:
 
 def peer_of(end: Signed) -> Contexts:
     """A sidecar with this leaf below MIDDLE."""
-    made = Snapshot(svid([end, MIDDLE], ID), BUNDLES)
-    return contexts(made, Config.parse({"trustDomain": DOMAIN, "trust": KNOWN}))
+    made = Snapshot(svid([end, MIDDLE], ID), {DOMAIN: OWN_ROOT.pem})
+    return contexts(made, Config.parse({"trustDomain": DOMAIN}))
 
 
 def test_connections_of_one_peer_share_its_chain_also_when_they_resume() -> None:
