@@ -1,7 +1,7 @@
 """Who is believed: a peer's chain against the bundle of the peer's OWN trust domain, the SPIFFE rules, and CRLs.
 
 A root vouches for the ids of its own trust domain only; roots are never one mixed pool (SPIFFE Trust Domain and Bundle,
-section 5.2). Verification allows no clock skew: our CA begins certificates 60 s early, and ends them on the second.
+section 3). Verification allows no clock skew: our CA begins certificates 60 s early, and ends them on the second.
 """
 
 from __future__ import annotations
