@@ -208,6 +208,13 @@ def test_a_damaged_chain_is_denied_and_never_raises(at: list[tuple[float, int]],
 
 @settings(max_examples=300, deadline=None)
 @given(changes)
+def test_what_an_authority_signed_though_it_is_damaged_never_raises(at: list[tuple[float, int]]) -> None:
+    odd = forge.edited(LEAF, MIDDLE, lambda parts: [changed(b"".join(parts), at)])
+    assert isinstance(FUZZED.check((odd.der, MIDDLE.der), True, time.time()), Deny | SpiffeId)
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes)
 def test_a_damaged_list_is_refused_or_counts_for_nobody(at: list[tuple[float, int]]) -> None:
     genuine = crl(MIDDLE, SERIAL, extra=((x509.CRLNumber(7), False),))
     damaged = changed(genuine, at)

@@ -19,6 +19,7 @@ from tproxy.core import pem
 from tproxy.core.x509 import LeafFacts, leaf_facts
 
 _KNOWN_OF_ENTRY = {CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE}
+_ODD = (UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
 
 
 class CrlError(ValueError):
@@ -68,7 +69,7 @@ def _parsed(block: bytes) -> Crl:
         revoked = {one.serial_number: _since(one, issuer) for one in crl}
     except CrlError:
         raise
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (ValueError, *_ODD) as error:
         raise CrlError(f"a CRL cannot be read: {error}") from error
     end = crl.next_update_utc
     return Crl(issuer, revoked, None if end is None else int(end.timestamp()), crl)

@@ -227,7 +227,9 @@ class Verifier:
 
     def _unknown_crls(self) -> None:
         """Say which lists cannot count, as far as that is known without the chains of peers."""
-        known = [it for anchors in self._anchors.values() for it in anchors.parsed()] if self._crls else []
+        if not self._crls:
+            return
+        known = [it for anchors in self._anchors.values() for it in anchors.parsed()]
         known += map(x509.load_der_x509_certificate, self._ours[1:])
         for found in self._crls:
             signers = [it for it in known if found.is_signed_by(it)]
