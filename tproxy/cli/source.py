@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 
+CONFIG_VARIABLE = "TPROXY_CONFIG"  # as the injector writes it: YAML, or JSON, which is YAML
+
 
 def read(path: str) -> Config:
     """The Config in a YAML file. ConfigError names the file and what to mend."""
+    return Config.parse(load(path), path)
+
+
+def load(path: str) -> Any:
+    """The data in a YAML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
+    return parse(text, path)
+
+
+def parse(text: str, where: str) -> Any:
+    """The data in YAML, in which no key may stand twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -26,16 +43,12 @@ def read(path: str) -> Config:
             return super().construct_mapping(node, deep)
 
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            data = yaml.load(file, Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
+        return yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key
         line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(path, line, error.problem or "is not YAML") from error
+        raise ConfigError(where, line, error.problem or "is not YAML") from error
     except yaml.YAMLError as error:
-        raise ConfigError(path, "", "is not YAML") from error
-    return Config.parse(data, path)
+        raise ConfigError(where, "", "is not YAML") from error
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +56,16 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML of this pod's sidecar; without it the defaults hold: capture everything, strict, egress deny",
+        help="YAML of this pod's sidecar; without it the environment's TPROXY_CONFIG holds, which the injector writes, "
+        "and without that the defaults: capture everything, strict, egress deny",
     )
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The Config that the arguments name, or the defaults."""
-    return read(args.config) if args.config else Config.parse({}, "defaults")
+    """The Config that the arguments name, or the environment holds, or the defaults."""
+    if args.config:
+        return read(args.config)
+    text = os.environ.get(CONFIG_VARIABLE)
+    if text is not None:
+        return Config.parse(parse(text, CONFIG_VARIABLE), CONFIG_VARIABLE)
+    return Config.parse({}, "defaults")

@@ -59,9 +59,9 @@ class Refusal:
 Result: TypeAlias = Patch | Skip | Refusal
 
 
-def inject(pod: Mapping[str, Any], settings: Injection) -> Result:
-    """What is to be done with one pod, or with a workload's pod template."""
-    where = name_of(pod)
+def inject(pod: Mapping[str, Any], settings: Injection, where: str = "") -> Result:
+    """What is to be done with one pod, or with a workload's pod template; ``where`` names it in messages."""
+    where = where or name_of(pod)
     try:
         shape.check(pod, where)
         if reason := _left_alone(pod, where):

@@ -1,9 +1,9 @@
 """The configuration of one pod's sidecar: the cluster's, the annotations laid over it, and what follows from the pod.
 
 Two things follow from the pod. *drain* ends before the kubelet's SIGKILL. *gid*: what the kubelet writes for one group
-only is read through the pod's fsGroup, which becomes the sidecar's group. A projected token is everyone's to read unless
-the pod has an fsGroup (then root's and that group's), or all its containers run as one user (then that user's alone);
-kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never everyone's: the sidecar refuses such a file.
+only is read through the pod's fsGroup, which becomes the sidecar's group. A projected token is everyone's to read,
+unless the pod has an fsGroup (then root's and that group's), or all its containers run as one user (then that user's
+alone); kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never everyone's: the sidecar refuses that.
 """
 
 from __future__ import annotations

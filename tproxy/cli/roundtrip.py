@@ -1,0 +1,66 @@
+"""A YAML document that keeps its comments, quotes and order while a JSON Patch is applied to it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from tproxy.core.fields import ConfigError
+from tproxy.core.jsonpatch import apply
+
+_LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)- ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A document twice: as ruamel keeps it, and as plain data."""
+
+    yaml: YAML
+    kept: Any
+    plain: Any
+    aliased: bool
+
+    @classmethod
+    def load(cls, text: str, name: str) -> RoundTrip:
+        """ConfigError names file and line."""
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        yaml.width = 4096  # never fold what was one line
+        found = _LIST.search(text)
+        offset = len(found[2]) - len(found[1]) if found else 0
+        yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
+        try:
+            aliased = any(isinstance(event, AliasEvent) for event in YAML().parse(io.StringIO(text)))
+            kept = yaml.load(text)
+        except MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise ConfigError(name, line, (error.problem or "is not YAML").splitlines()[0]) from error
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(name, "", "is not YAML") from error
+        return cls(yaml, kept, _plain(kept), aliased)
+
+    def apply(self, operations: Iterable[dict[str, Any]]) -> str:
+        """The text of the changed document. What an alias shares must not be changed twice, so it is written out."""
+        document = apply(self.plain if self.aliased else self.kept, operations)
+        out = io.StringIO()
+        self.yaml.dump(document, out)
+        return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists and scalars as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None else str(value)
