@@ -101,8 +101,10 @@ def _read(name: str) -> str:
 def _json(text: str, name: str, settings: Injection, told: Told) -> str:
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(name, "", f"is not JSON: {error}") from error
+    except json.JSONDecodeError:
+        return _yaml(text, name, settings, told)  # a flow mapping, and if it is none, YAML names the line
+    except RecursionError as error:
+        raise ConfigError(name, "", "is nested too deeply") from error
     operations = list(_operations(document, name, settings, told))
     if not operations:
         return text

@@ -48,7 +48,7 @@ class RoundTrip:
 
     def apply(self, operations: Iterable[dict[str, Any]]) -> str:
         """The text of the changed document. What an alias shares must not be changed twice, so it is written out."""
-        document = apply(self.plain if self.aliased else self.kept, operations)
+        document = apply(_unshared(self.kept) if self.aliased else self.kept, operations)
         out = io.StringIO()
         self.yaml.dump(document, out)
         return out.getvalue()
@@ -64,3 +64,10 @@ def _plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return value if value is None else str(value)
+
+
+def _unshared(value: Any) -> Any:
+    """Mappings and lists of their own, with the scalars as they were written: 0644 must not become 644."""
+    if isinstance(value, Mapping):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value

@@ -70,7 +70,8 @@ def opted(pod: Mapping[str, Any], where: str) -> tuple[bool, str] | None:
                 fields = Fields(meta[place], where, f"metadata.{place}")
                 said[place] = _flag(fields, key)
         if len(set(said.values())) == 2:
-            raise ConfigError(where, "metadata", f"the label {key} says {said['labels']}, the annotation the opposite")
+            word = "true" if said["labels"] else "false"
+            raise ConfigError(where, "metadata", f"the label {key} says {word}, the annotation the opposite")
         for place, answer in said.items():
             return answer, f"metadata.{place}: {key}"
     return None

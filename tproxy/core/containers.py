@@ -92,7 +92,6 @@ def sidecar(
     made = _common(SIDECAR, args, config, wish, settings)
     if probers:
         made["env"].append(_env(PROBERS, probers))
-    ready = {"httpGet": {"path": "/healthz/ready", "port": parsed.ports.ready}}
     mark = "NET_ADMIN" if settings.old_kernels else "NET_RAW"  # SO_MARK, IP_TRANSPARENT
     return {
         **made,
@@ -102,13 +101,17 @@ def sidecar(
         ],
         "securityContext": _security([mark, "SETGID", "SETUID"]),  # SETGID, SETUID: become uid 1337
         # no liveness probe: a sidecar that is killed cuts connections that it could have carried
-        "startupProbe": {**ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 120},
-        "readinessProbe": {**ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3},
+        "startupProbe": {**_ready(parsed), "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 120},
+        "readinessProbe": {**_ready(parsed), "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3},
         "volumeMounts": [
             {"name": volume["name"], "mountPath": path, "readOnly": True}
             for volume, path in volumes(parsed, secret_of(wish, settings), settings)
         ],
     }
+
+
+def _ready(parsed: Config) -> dict[str, Any]:
+    return {"httpGet": {"path": "/healthz/ready", "port": parsed.ports.ready}}
 
 
 def hold() -> dict[str, Any]:

@@ -37,18 +37,22 @@ def sidecar_config(
     parsed = Config.parse(merged, where_config)
     grace = spec.get("terminationGracePeriodSeconds")
     left = (_GRACE if grace is None else grace) - 1 - (0 if native else containers.STEP_ASIDE)
-    drain = min(parsed.limits.drain, max(1, left))  # what is not over then is ended by us, and not by SIGKILL
-    merged["limits"] = {**(merged.get("limits") or {}), "drain": drain}
+    if left < parsed.limits.drain:  # what is not over then is ended by us, and not by SIGKILL
+        merged["limits"] = {**(merged.get("limits") or {}), "drain": max(1, left)}
     if group := _group(spec, parsed, bool(containers.secret_of(wish, settings)), where):
         merged["gid"] = group
     return merged, Config.parse(merged, where_config)
 
 
-def _laid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged, everything else is replaced."""
-    both = {key: value for key, value in over.items() if isinstance(value, Mapping)}
-    merged = {key: _laid(under.get(key) or {}, value) for key, value in both.items()}
-    return copy.deepcopy({**under, **over, **merged})
+def _laid(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
+    """Mappings are merged, everything else is replaced; keys become text, as in JSON: a port may be a number."""
+    merged = {str(key): copy.deepcopy(value) for key, value in under.items()}
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            merged[str(key)] = _laid(merged.get(str(key)) or {}, value)
+        else:
+            merged[str(key)] = copy.deepcopy(value)
+    return merged
 
 
 def _group(spec: Mapping[str, Any], parsed: Config, secret: bool, where: str) -> int | None:
