@@ -65,7 +65,7 @@ def test_injecting_twice_is_injecting_once(given_pod: dict[str, Any], settings: 
 
 @given(PODS)
 def test_the_patch_applied_to_the_pod_is_the_patched_pod(given_pod: dict[str, Any]) -> None:
-    before = copy.deepcopy(given_pod)
+    before = json.loads(json.dumps(given_pod))
     match inject(given_pod, CLUSTER):
         case Patch(operations, patched):
             assert jsonpatch.apply_patch(before, operations) == patched

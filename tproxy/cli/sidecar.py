@@ -22,6 +22,7 @@ from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
     from tproxy.admin.metrics import Metrics
+    from tproxy.admin.probes import Probes
     from tproxy.core.record import Record
     from tproxy.identity.watch import Watch
     from tproxy.kernel.sockmap import Shortcut
@@ -70,19 +71,23 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
+    from tproxy.admin.probes import Probes
+    from tproxy.core import checks
+    from tproxy.core.probes import PROBERS
     from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401
 
     _logging(args)
     loader = _Loader(args)
     state = loader.load()
+    probes = Probes(checks.parse(os.environ.get(PROBERS) or "{}", PROBERS))
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
     shortcut = _shortcut(state)
     privileges.drop(state.config.uid, state.config.gid)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, loader, state, shortcut))
+        return runner.run(_serve(args, loader, state, shortcut, probes))
 
 
 def _shortcut(state: State) -> Shortcut | None:
@@ -154,7 +159,9 @@ class _Loader:
         return self.watch is not None and self.watch.changed()
 
 
-async def _serve(args: argparse.Namespace, loader: _Loader, state: State, shortcut: Shortcut | None) -> int:
+async def _serve(
+    args: argparse.Namespace, loader: _Loader, state: State, shortcut: Shortcut | None, probes: Probes
+) -> int:
     from tproxy.admin.metrics import Metrics
     from tproxy.proxy.sidecar import Sidecar, Source
 
@@ -172,7 +179,7 @@ async def _serve(args: argparse.Namespace, loader: _Loader, state: State, shortc
     metrics.watch(sidecar.open_connections)
     metrics.loaded(state.contexts.snapshot)
     sidecar.start()
-    servers = await _pages(sidecar, metrics)
+    servers = await _pages(sidecar, metrics, probes)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -191,7 +198,7 @@ async def _serve(args: argparse.Namespace, loader: _Loader, state: State, shortc
     return 0
 
 
-async def _pages(sidecar: Sidecar, metrics: Metrics) -> list[asyncio.Server]:
+async def _pages(sidecar: Sidecar, metrics: Metrics, probes: Probes) -> list[asyncio.Server]:
     from tproxy.admin.dump import config_dump
     from tproxy.admin.http import Answer, serve
     from tproxy.kernel.sock import any_host, plain_listener
@@ -210,7 +217,7 @@ async def _pages(sidecar: Sidecar, metrics: Metrics) -> list[asyncio.Server]:
     admin = {"/config_dump": dump, **scrape}
     return [
         await serve(plain_listener("127.0.0.1", ports.admin), admin),
-        await serve(plain_listener(any_host(), ports.metrics), scrape),
+        await serve(plain_listener(any_host(), ports.metrics), scrape, probes),
         await serve(plain_listener(any_host(), ports.ready), health),
     ]
 

@@ -9,7 +9,6 @@ operation and not a new list.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -84,12 +83,19 @@ def same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+def copied(value: Any) -> Any:
+    """A copy in which nothing is shared, as after a journey through JSON, so that a change has one place."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
 def apply(document: Any, operations: Iterable[Operation]) -> Any:
     """Add, remove and replace, in place where there is a place; LookupError if there is none."""
     for operation in operations:
         *way, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]] or [""]
         if not operation["path"]:
-            document = copy.deepcopy(operation["value"])
+            document = copied(operation["value"])
             continue
         place = document
         for part in way:
@@ -103,6 +109,6 @@ def _change(place: Any, last: str, operation: Operation) -> None:
     if operation["op"] == "remove":
         del place[key]
     elif operation["op"] == "add" and isinstance(place, list):
-        place.insert(key, copy.deepcopy(operation["value"]))
+        place.insert(key, copied(operation["value"]))
     else:
-        place[key] = copy.deepcopy(operation["value"])
+        place[key] = copied(operation["value"])

@@ -13,7 +13,6 @@ and the proxy's uid a process could pass the rules; a pod that runs as that uid 
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.guard import check_clashes, drop_net_raw
 from tproxy.core.injection import INIT, SIDECAR, Injection
-from tproxy.core.jsonpatch import Operation, diff
+from tproxy.core.jsonpatch import Operation, copied, diff
 from tproxy.core.probes import Rewriting, network_probes
 from tproxy.core.settings import Mode
 from tproxy.core.sidecar_config import sidecar_config
@@ -101,7 +100,7 @@ def _left_alone(pod: Mapping[str, Any], where: str) -> str:
 def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:
     wish = wishes(pod, where, settings.resources)
     native = settings.native if wish.native is None else wish.native
-    new = copy.deepcopy(dict(pod))
+    new = copied(dict(pod))
     spec = new["spec"]
     overlaid, parsed = sidecar_config(settings, wish, spec, native, where)
     check_clashes(spec, parsed, where)

@@ -8,7 +8,6 @@ alone); kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never ev
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from tproxy.core.annotations import Wishes
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.injection import Injection
+from tproxy.core.jsonpatch import copied
 from tproxy.core.settings import IstioCa
 
 _GRACE = 30  # terminationGracePeriodSeconds where none is said
@@ -46,12 +46,12 @@ def sidecar_config(
 
 def _laid(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     """Mappings are merged, everything else is replaced; keys become text, as in JSON: a port may be a number."""
-    merged = {str(key): copy.deepcopy(value) for key, value in under.items()}
+    merged = {str(key): copied(value) for key, value in under.items()}
     for key, value in over.items():
         if isinstance(value, Mapping):
             merged[str(key)] = _laid(merged.get(str(key)) or {}, value)
         else:
-            merged[str(key)] = copy.deepcopy(value)
+            merged[str(key)] = copied(value)
     return merged
 
 
