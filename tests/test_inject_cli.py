@@ -21,7 +21,8 @@ from tproxy.cli import main
 GOLDEN = Path(__file__).parent / "golden" / "inject"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml") if not path.stem.endswith(".out"))
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: web, image: nginx}]\n"
-VERSIONS = ("1.29", "1.37")  # the first with native sidecars, and a new one
+NATIVE = "1.29"  # the first with native sidecars
+VERSIONS = ("1.25", NATIVE, "1.37")  # and an old one and a new one
 
 
 class Tool:
@@ -78,8 +79,15 @@ def test_what_goes_in_comes_out_as_it_was_read_and_approved(case: str, tool: Too
     assert bool(out) == (code == 0)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("refused")])
+VALID = [
+    (case, version)
+    for case in CASES
+    for version in VERSIONS
+    if not case.startswith("refused") and (case.startswith("fallback") or float(version) >= float(NATIVE))
+]
+
+
+@pytest.mark.parametrize(("case", "version"), VALID)
 def test_kubernetes_schema_accepts_what_comes_out(case: str, version: str) -> None:
     for document in each((GOLDEN / f"{case}.out.yaml").read_text()):
         if document["apiVersion"] != "example.com/v1" and document["metadata"].get("name") not in ("empty", "empties"):
@@ -93,6 +101,28 @@ def test_injecting_twice_is_injecting_once(case: str, tool: Tool) -> None:
     assert tool("-f", f"{case}.out.yaml", *options(text))[:2] == (0, once)
 
 
+@pytest.mark.parametrize("case", ["pod-bare", "secret", "settings-spire", "statefulset-fsgroup"])
+def test_init_reads_the_configuration_that_the_injector_wrote(
+    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = each((GOLDEN / f"{case}.out.yaml").read_text())[0]
+    spec = found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
+    monkeypatch.setenv("TPROXY_CONFIG", spec["initContainers"][0]["env"][0]["value"])
+    assert main(["rules"]) == 0
+    assert "tproxy ip to :15001" in capsys.readouterr().out
+
+
+def test_a_wrong_configuration_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TPROXY_CONFIG", "egress: dny")
+    assert main(["rules"]) == 2
+    assert "TPROXY_CONFIG: egress: 'dny': expected one of passthrough, deny" in capsys.readouterr().err
+    monkeypatch.setenv("TPROXY_CONFIG", "a: [")
+    assert main(["rules"]) == 2
+    assert "TPROXY_CONFIG: line 1" in capsys.readouterr().err
+
+
 def test_comments_and_order_stay(tool: Tool) -> None:
     before = (GOLDEN / "deployment-comments.yaml").read_text()
     after = tool("-f", "deployment-comments.yaml")[1]
@@ -103,6 +133,19 @@ def test_comments_and_order_stay(tool: Tool) -> None:
 def test_a_document_without_a_pod_is_printed_byte_by_byte(tool: Tool) -> None:
     odd = "apiVersion: v1\nkind:   ConfigMap\ndata: {a:   'b',\n  c: d}   # odd\n"
     assert tool("-f", "-", stdin=f"{odd}---\n{POD}---\n{odd}")[1].count(odd) == 2
+
+
+def test_text_that_kubectl_would_take_for_something_else_is_quoted(tool: Tool) -> None:
+    text = POD.replace("name: web, image", "name: 'no', image")
+    assert "default-container: 'no'" in tool("-f", "-", "--no-native", stdin=text)[1]
+
+
+@pytest.mark.parametrize("text", [f"%YAML 1.2\n---\n{POD}", f"# a\n--- # b\n{POD}...\n", POD.replace("\n", "\r\n")])
+def test_directives_markers_and_line_ends_are_understood(text: str, tool: Tool) -> None:
+    code, out, _ = tool("-f", "-", stdin=text)
+    assert code == 0
+    assert out.startswith(text[:5])
+    assert [document["kind"] for document in yaml.safe_load_all(out) if document] == ["Pod"]
 
 
 def test_several_files_become_several_documents(tool: Tool) -> None:

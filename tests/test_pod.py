@@ -299,6 +299,12 @@ def test_a_ports_name_is_looked_up_in_its_own_container() -> None:
     assert any("no port 'http' in its container" in warning for warning in result.warnings)
 
 
+def test_a_declaration_that_the_sidecar_would_refuse_refuses_the_pod() -> None:
+    broken = {"httpGet": {"port": 80, "path": "/a\nb"}}
+    said = refused(pod({"name": "web", "livenessProbe": broken}))
+    assert said.startswith("pod shop/web: TPROXY_APP_PROBERS: /app-health/web/livez.httpGet.path: ")
+
+
 def test_exec_probes_and_probes_of_other_hosts_stay() -> None:
     for probe in ({"exec": {"command": ["true"]}}, {"httpGet": {"host": "10.0.0.1", "port": 80}}):
         assert rewritten(probe) == (probe, {})
@@ -387,6 +393,10 @@ def test_who_runs_as_the_proxy_is_refused(key: str) -> None:
         (pod({"name": "a", "ports": [{"containerPort": 15006}]}), "ports[0].containerPort: 15006"),
         (pod(volumes=[{"name": "tproxy-token"}]), "spec.volumes[0].name: 'tproxy-token'"),
         (pod({"name": 3}), "spec.containers[0].name: 3: expected text"),
+        (
+            pod(annotations={"tproxy.dev/excludeOutboundUIDs": "1337"}),
+            "excludeOutboundUIDs: 1337: is the sidecar's own",
+        ),
         (pod(containers="x"), "spec.containers: 'x': expected a list"),
     ],
 )

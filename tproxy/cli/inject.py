@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -126,9 +127,13 @@ def _yaml(text: str, name: str, settings: Injection, told: Told) -> str:
 def _documents(text: str) -> list[tuple[str, str]]:
     """The line that begins a document (``---``, or nothing for the first), and the rest."""
     parts: list[tuple[str, list[str]]] = [("", [])]
-    for line in text.splitlines(keepends=True):
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
         if line.startswith("---") and not line[3:].strip(" \t\r\n"):
-            parts.append((line, []))
+            before = parts[-1][1]
+            if any(word.startswith("%") for word in before):  # directives belong to the marker behind them
+                parts[-1] = ("".join((parts[-1][0], *before)) + line, [])
+            else:
+                parts.append((line, []))
         elif line.startswith("--- "):  # content or a comment behind the marker
             parts.append(("--- ", [line[4:]]))
         else:

@@ -11,10 +11,14 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
+from yaml.nodes import ScalarNode
+from yaml.resolver import Resolver
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.jsonpatch import apply
 
+_OLD, _PLAIN, _TEXT = Resolver(), (True, False), "tag:yaml.org,2002:str"  # of YAML 1.1
 _LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)- ", re.MULTILINE)
 
 
@@ -32,7 +36,7 @@ class RoundTrip:
         """ConfigError names file and line."""
         yaml = YAML()
         yaml.preserve_quotes = True
-        yaml.width = 4096  # never fold what was one line
+        yaml.width = 1 << 30  # never fold what was one line
         found = _LIST.search(text)
         offset = len(found[2]) - len(found[1]) if found else 0
         yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
@@ -48,7 +52,8 @@ class RoundTrip:
 
     def apply(self, operations: Iterable[dict[str, Any]]) -> str:
         """The text of the changed document. What an alias shares must not be changed twice, so it is written out."""
-        document = apply(_unshared(self.kept) if self.aliased else self.kept, operations)
+        ours = [{**operation, "value": _quoted(operation.get("value"))} for operation in operations]
+        document = apply(_unshared(self.kept) if self.aliased else self.kept, ours)
         out = io.StringIO()
         self.yaml.dump(document, out)
         return out.getvalue()
@@ -64,6 +69,20 @@ def _plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return value if value is None else str(value)
+
+
+def _quoted(value: Any) -> Any:
+    """Quotes for text that YAML 1.1, which kubectl reads, takes for something else: ``no``, ``y``, ``1:20``."""
+    if isinstance(value, dict):
+        return {key: _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    return SingleQuotedScalarString(value) if isinstance(value, str) and _is_odd(value) else value
+
+
+def _is_odd(text: str) -> bool:
+    tag = _OLD.resolve(ScalarNode, text, _PLAIN)  # type: ignore[no-untyped-call] # types-PyYAML leaves it out
+    return bool(tag != _TEXT) or text.lower() in ("y", "n")  # which Go's YAML takes for booleans, PyYAML not
 
 
 def _unshared(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What the injector declared and the sidecar serves: path -> the check that stands behind it.
 
 >>> parse('{"/app-health/web/livez": {"tcpSocket": {"port": 80}}}', "TPROXY_APP_PROBERS")["/app-health/web/livez"]
-TcpCheck(port=80, timeout=1.0, key='')
+TcpCheck(port=80, timeout=1, key='')
 """
 
 from __future__ import annotations

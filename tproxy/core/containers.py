@@ -25,11 +25,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.core.annotations import Wishes
 from tproxy.core.config import Config
 from tproxy.core.injection import INIT, SIDECAR, Injection, Resources
 from tproxy.core.probes import PROBERS
 from tproxy.core.settings import IstioCa, WorkloadApi
+from tproxy.core.wishes import Wishes
 
 CONFIG = "TPROXY_CONFIG"  # environment: the sidecar's configuration, as YAML; JSON is YAML
 SECRET_PATH = "/var/run/secrets/tproxy"
@@ -81,7 +81,8 @@ def _common(name: str, args: list[str], config: Mapping[str, Any], wish: Wishes,
 def init(config: Mapping[str, Any], wish: Wishes, settings: Injection) -> dict[str, Any]:
     """The rules. Everything behind it is captured."""
     security = _security(["NET_ADMIN"])  # nft, ip rule, ip route
-    return {**_common(INIT, ["init"], config, wish, settings), "securityContext": security}
+    made = _common(INIT, ["init"], config, wish, settings)
+    return {**made, "resources": _resources(settings.resources), "securityContext": security}
 
 
 def sidecar(

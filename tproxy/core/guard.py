@@ -25,6 +25,9 @@ def _each(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def check_clashes(spec: Mapping[str, Any], config: Config, where: str) -> None:
     """ConfigError names the first thing that cannot stand beside a sidecar."""
+    if config.uid in config.capture.exclude_outbound_uids:
+        key = f"metadata.annotations.{PREFIX}excludeOutboundUIDs"
+        raise ConfigError(where, key, "is the sidecar's own uid, which the rules treat already", config.uid)
     seen: set[str] = set()
     for path, container in _each(spec):
         name = container.get("name")

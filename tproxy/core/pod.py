@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tproxy import __version__
-from tproxy.core import containers, shape
-from tproxy.core.annotations import STATUS, Wishes, opted, wishes
+from tproxy.core import checks, containers, shape
+from tproxy.core.annotations import STATUS, opted
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.guard import check_clashes, drop_net_raw
 from tproxy.core.injection import INIT, SIDECAR, Injection
 from tproxy.core.jsonpatch import Operation, copied, diff
-from tproxy.core.probes import Rewriting, network_probes
+from tproxy.core.probes import PROBERS, Rewriting, network_probes
 from tproxy.core.settings import Mode
 from tproxy.core.sidecar_config import sidecar_config
+from tproxy.core.wishes import Wishes, wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:
         rewriting.pod(spec)
     elif parsed.mode is Mode.STRICT:
         warnings += [f"{name}: stays as it is, and a strict port refuses it" for name in network_probes(spec)]
+    checks.parse(json.dumps(rewriting.probers), f"{where}: {PROBERS}")  # as the sidecar will
     warnings += [*rewriting.warnings, *_add(spec, overlaid, parsed, rewriting.probers, native, wish, settings)]
     _say(new, native, parsed)
     return Patch(diff(pod, new), new, tuple(warnings))

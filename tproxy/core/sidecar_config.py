@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tproxy.core import containers
-from tproxy.core.annotations import Wishes
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.injection import Injection
 from tproxy.core.jsonpatch import copied
 from tproxy.core.settings import IstioCa
+from tproxy.core.wishes import Wishes
 
 _GRACE = 30  # terminationGracePeriodSeconds where none is said
 
