@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
+UNHURRIED = settings(deadline=None)  # a busy machine is no fault
 ALPHABET = "ab/~$()-. ü\n"  # a small one: the whole of Unicode takes seconds to load
 
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tproxy.admin.http import Answer, serve
+from tproxy.admin.http import OF_ONE, Answer, serve
 
 
 async def ask(data: bytes) -> bytes:
@@ -45,3 +45,28 @@ def test_a_page_is_answered(request_bytes: bytes, status: bytes, body: bytes) ->
 @pytest.mark.parametrize("data", [b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000])
 def test_nonsense_is_a_bad_request_and_no_traceback(data: bytes) -> None:
     assert asyncio.run(ask(data)).split()[1] == b"400"
+
+
+def test_whoever_hangs_on_keeps_nobody_else_out() -> None:
+    async def crowd() -> tuple[bytes, bytes]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = await serve(listener, {"/page": lambda: Answer.text("hello")})
+        name = listener.getsockname()
+        hanging = [await asyncio.open_connection(*name) for _ in range(OF_ONE)]
+        reader, writer = await asyncio.open_connection(*name, local_addr=("127.0.0.2", 0))
+        writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+        other = await asyncio.wait_for(reader.read(-1), 10)
+        late, _ = await asyncio.open_connection(*name)
+        try:
+            more = await asyncio.wait_for(late.read(-1), 3)
+        except ConnectionResetError:
+            more = b""
+        for _, writer in hanging:
+            writer.close()
+        server.close()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        return other, more
+
+    other, more = asyncio.run(crowd())
+    assert other.endswith(b"hello\n")
+    assert more == b""

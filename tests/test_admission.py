@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pods import JSON, PODS, pod
+from tests.pods import JSON, PODS, UNHURRIED, pod
 from tproxy.control.admission import LIMIT, Reply, review
 from tproxy.core.injection import Injection
 from tproxy.core.pod import Patch, inject
@@ -51,6 +51,7 @@ def test_a_pod_that_is_created_gets_a_patch() -> None:
     assert names == ["tproxy-init", "tproxy-sidecar"]
 
 
+@UNHURRIED
 @given(PODS)
 def test_the_webhook_does_what_the_command_line_does(given_pod: dict[str, Any]) -> None:
     response = answer(asked(given_pod))
@@ -175,11 +176,13 @@ def test_a_pod_that_is_none_is_refused() -> None:
     assert answer(asked("web"))["status"]["message"] == "AdmissionReview: request.object: expected a pod"
 
 
+@UNHURRIED
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_get_an_answer(body: bytes) -> None:
     assert isinstance(review(body, CLUSTER), Reply)
 
 
+@UNHURRIED
 @given(st.dictionaries(st.sampled_from(["uid", "operation", "namespace", "name", "resource", "object"]), JSON))
 def test_any_request_gets_an_answer(request_: dict[str, Any]) -> None:
     assert review(asked(pod(), **request_), CLUSTER).status in (200, 400)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pods import JSON, PODS, pod
+from tests.pods import JSON, PODS, UNHURRIED, pod
 from tproxy.core import jsonpatch as ours
 from tproxy.core.config import Config, Mode
 from tproxy.core.injection import Injection
@@ -56,6 +56,7 @@ def config(patched: dict[str, Any]) -> Config:
 # properties
 
 
+@UNHURRIED
 @given(PODS, st.sampled_from([CLUSTER, OLD]))
 def test_injecting_twice_is_injecting_once(given_pod: dict[str, Any], settings: Injection) -> None:
     match inject(given_pod, settings):
@@ -63,6 +64,7 @@ def test_injecting_twice_is_injecting_once(given_pod: dict[str, Any], settings: 
             assert inject(patched, settings) == Skip("already injected")
 
 
+@UNHURRIED
 @given(PODS)
 def test_the_patch_applied_to_the_pod_is_the_patched_pod(given_pod: dict[str, Any]) -> None:
     before = json.loads(json.dumps(given_pod))
@@ -73,6 +75,7 @@ def test_the_patch_applied_to_the_pod_is_the_patched_pod(given_pod: dict[str, An
     assert given_pod == before, "the input was changed"
 
 
+@UNHURRIED
 @given(PODS)
 def test_every_port_that_a_rewritten_probe_asks_is_declared_to_the_sidecar(given_pod: dict[str, Any]) -> None:
     match inject(given_pod, CLUSTER):
@@ -95,6 +98,7 @@ def ports(check: dict[str, Any]) -> list[Any]:
     return [action["port"] for action in check.values() if isinstance(action, dict)]
 
 
+@UNHURRIED
 @given(PODS)
 def test_what_the_injector_hands_out_the_sidecar_accepts(given_pod: dict[str, Any]) -> None:
     match inject(given_pod, CLUSTER):
@@ -102,6 +106,7 @@ def test_what_the_injector_hands_out_the_sidecar_accepts(given_pod: dict[str, An
             assert config(patched).identity is not None
 
 
+@UNHURRIED
 @given(PODS, st.lists(st.sampled_from(["metadata", "spec", "containers", "annotations", "0", "name"])), JSON)
 def test_a_malformed_pod_is_an_answer_and_never_a_surprise(given_pod: dict[str, Any], way: list[str], odd: Any) -> None:
     place: Any = given_pod
@@ -117,6 +122,7 @@ def test_a_malformed_pod_is_an_answer_and_never_a_surprise(given_pod: dict[str, 
     assert isinstance(inject(given_pod, CLUSTER), Patch | Skip | Refusal)
 
 
+@UNHURRIED
 @given(JSON, JSON)
 def test_the_difference_of_any_two_documents_leads_from_one_to_the_other(old: Any, new: Any) -> None:
     operations = ours.diff(old, new)
@@ -125,6 +131,7 @@ def test_the_difference_of_any_two_documents_leads_from_one_to_the_other(old: An
     assert bool(operations) == (not ours.same(old, new))
 
 
+@UNHURRIED
 @given(st.permutations("abcde"), st.permutations("abcde"), st.integers(0, 5), st.integers(0, 5))
 def test_named_lists_are_compared_by_name(one: list[str], two: list[str], first: int, second: int) -> None:
     old, new = [{"name": name} for name in one[:first]], [{"name": name, "x": 1} for name in two[:second]]

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +19,8 @@ import h11
 log = logging.getLogger("tproxy")
 SECONDS = 5.0  # for a whole request and its answer
 REQUEST_LIMIT = 8192  # bytes of a request
-CONNECTIONS = 64  # at once; more wait in the backlog
+CONNECTIONS = 256  # at once; more wait
+OF_ONE = 16  # from one address: whoever hangs on may not keep the kubelet's probes out
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,23 @@ class Slow(Protocol):
 
 async def serve(listener: socket.socket, pages: Pages, slow: Slow | None = None) -> asyncio.Server:
     """Answer requests on a listening socket until the server is closed."""
-    gate = asyncio.Semaphore(CONNECTIONS)
+    gate, callers = asyncio.Semaphore(CONNECTIONS), Counter[str]()
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caller = (writer.get_extra_info("peername") or ("gone",))[0]
+        if callers[caller] >= OF_ONE:
+            writer.transport.abort()
+            return
+        callers[caller] += 1
         try:
             async with gate, asyncio.timeout(SECONDS) as clock:
                 await _exchange(reader, writer, pages, slow, clock)
         except (TimeoutError, OSError):
             log.debug("a client of the admin port left or stalled")
         finally:
+            callers[caller] -= 1
+            if not callers[caller]:
+                del callers[caller]
             writer.close()
 
     return await asyncio.start_server(client, sock=listener, limit=REQUEST_LIMIT)
