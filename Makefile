@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy \
             libnginx-mod-stream python3-venv gcc libc6-dev python3-dev libbpf1
 
-.PHONY: demo test check bench soak torture bpf wire clean
+.PHONY: demo test check bench soak kills torture guest bpf wire clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
@@ -26,6 +26,12 @@ torture: $(VENV)/ready
 
 soak: $(VENV)/ready
 	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
+
+kills: $(VENV)/ready
+	TPROXY_KILLS=200 $(BIN)/pytest tests/test_control_kill.py -s
+
+guest: $(VENV)/ready
+	$(BIN)/python -m guest
 
 # The object is committed, so that nobody needs clang to run it.
 BPF_OUT := tproxy/kernel/sockmap.bpf.o

@@ -230,7 +230,8 @@ def test_an_intermediate_with_another_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
-    ca, _ = made(tmp_path)
+    ca = tmp_path / "ca"
+    store.create(ca, DOMAIN, "ecdsa")
     (ca / "bundle.pem").unlink()
     with pytest.raises(ConfigError, match=r"bundle\.pem"):
         store.issue(ca, WEB, tmp_path / "x", DAY, "ecdsa", False, None)

@@ -104,6 +104,7 @@ def test_every_field_is_read() -> None:
                     "rule-2",
                     namespaces=frozenset({"shop"}),
                     sources=(parse_network("10.0.0.0/8"), parse_network("fd00::/8")),
+                    domain="example.org",
                 ),
             )
         ),

@@ -263,3 +263,66 @@ def test_a_caller_meets_the_policy_of_the_port_it_called_with_its_id_and_its_add
         answer = authorize(peer, source, Endpoint.parse("10.0.0.7:80"), closed)
         assert isinstance(answer, Deny) and answer.reason is Reason.POLICY
     assert isinstance(authorize(None, CALLER, Endpoint.parse("10.0.0.7:81"), closed), Allow)
+
+
+# other names, and other trust domains
+
+
+def federation(**data: Any) -> Config:
+    """Our own trust domain has an alias, and one other is known."""
+    return config(trust={"aliases": ["old.local"], "federated": [{"trustDomain": "partner.example"}]}, **data)
+
+
+PARTNER = SpiffeId.workload("partner.example", "shop", "web")
+FORMER = SpiffeId.workload("old.local", "shop", "web")
+AT_80 = Endpoint.parse("10.0.0.7:80")
+
+
+@pytest.mark.parametrize("written", ["ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/web", f"{FORMER}"])
+@pytest.mark.parametrize("peer", [WEB, FORMER])
+def test_an_alias_is_our_own_trust_domain_on_either_side_of_a_comparison(written: str, peer: SpiffeId) -> None:
+    aliased = federation(
+        inbound={"rules": [{"name": "web", "ids": written}]}, mesh=[{"cidr": "10.0.0.7", "ids": written}]
+    )
+    assert authorize(peer, CALLER, AT_80, aliased) == Allow("web")
+    assert expected(peer, aliased.mesh[0].ids, aliased, "mesh") == Allow("mesh")
+
+
+def test_a_peer_of_an_alias_has_our_namespaces_and_needs_no_ids() -> None:
+    closed = federation(inbound={"rules": [{"name": "shop", "namespaces": "shop"}]})
+    assert authorize(FORMER, CALLER, AT_80, closed) == Allow("shop")
+    assert expected(FORMER, (), closed, "mesh") == Allow("mesh")
+
+
+def test_a_denial_names_the_id_that_the_certificate_bears() -> None:
+    closed = federation(inbound={"rules": [{"name": "web", "ids": "ns/shop/sa/web"}]})
+    spy = SpiffeId.workload("old.local", "shop", "spy")
+    for answer in (authorize(spy, CALLER, AT_80, closed), expected(spy, (ONLY_WEB,), closed, "mesh")):
+        assert isinstance(answer, Deny) and str(spy) in answer.why
+
+
+def test_a_federated_peer_may_only_what_is_written_with_its_name() -> None:
+    rules = [{"name": "partner", "ports": 80, "ids": str(PARTNER)}]
+    named = federation(inbound={"rules": rules})
+    assert authorize(PARTNER, CALLER, AT_80, named) == Allow("partner")
+    silent = authorize(PARTNER, CALLER, Endpoint.parse("10.0.0.7:81"), named)
+    assert isinstance(silent, Deny) and silent.reason is Reason.POLICY and "no rule selects port 81" in silent.why
+    assert isinstance(authorize(WEB, CALLER, Endpoint.parse("10.0.0.7:81"), named), Allow)
+    assert expected(PARTNER, (IdPattern.parse(str(PARTNER), "cluster.local"),), named, "mesh") == Allow("mesh")
+    unnamed = expected(PARTNER, (), named, "mesh")
+    assert isinstance(unnamed, Deny) and unnamed.reason is Reason.PEER_UNEXPECTED and "no ids are listed" in unnamed.why
+
+
+@pytest.mark.parametrize("rule", [{"namespaces": "shop"}, {"ids": "ns/shop/sa/web"}, {"ids": "ns/*/sa/*"}])
+def test_a_federated_peer_with_the_names_of_ours_is_not_ours(rule: dict[str, str]) -> None:
+    answer = authorize(PARTNER, CALLER, AT_80, federation(inbound={"rules": [{"name": "ours", **rule}]}))
+    assert isinstance(answer, Deny) and answer.reason is Reason.POLICY
+
+
+def test_a_foreign_peer_hears_which_trust_domains_are_known() -> None:
+    for answer in (
+        authorize(SpiffeId.workload("evil.example", "a", "b"), CALLER, AT_80, federation()),
+        expected(SpiffeId.workload("evil.example", "a", "b"), (), federation(), "mesh"),
+    ):
+        assert isinstance(answer, Deny) and answer.reason is Reason.PEER_FOREIGN
+        assert answer.why.endswith("than cluster.local, old.local, partner.example")

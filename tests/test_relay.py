@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tproxy.control import authority
+from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
@@ -48,7 +51,7 @@ def credentials() -> Contexts:
     key = authority.new_key("ecdsa")
     leaf = authority.Pair(authority.issue(root, ID, key.public_key(), authority.INTERMEDIATE_LIFE, now), key)
     svid = Svid(ID, leaf.certificate_pem(), leaf.key_pem(), leaf.certificate.serial_number, 0, 0)
-    return contexts(Snapshot(svid, {"test.local": root.certificate_pem()}), "test.local")
+    return contexts(Snapshot(svid, {"test.local": root.certificate_pem()}), Config.parse({"trustDomain": "test.local"}))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -94,6 +97,7 @@ class Chain:
             handshake(self._in, self._credentials.server, 10, shared),
         )
         assert isinstance(near, Session) and isinstance(far, Session)
+        self.tls = [weakref.ref(session.leg.tls.connection) for session in (near, far)]
         return near.leg, far.leg
 
     def close(self) -> None:
@@ -261,6 +265,18 @@ def test_a_stalled_reader_stops_the_sender_and_nothing_is_lost(chain: Chain) -> 
     found: list[bytes] = []
     drain(chain.server, found)
     assert found == [total.digest()]
+
+
+def test_a_broken_connection_gives_its_memory_back_without_waiting_for_a_collection(credentials: Contexts) -> None:
+    gc.disable()
+    try:
+        chain = Chain(credentials)
+        abort(chain.app)
+        chain.close()
+        assert [moved.outcome for moved in chain.moved] == [Outcome.RESET] * 2
+        assert [tls() for tls in chain.tls] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_no_file_is_left_open(credentials: Contexts) -> None:

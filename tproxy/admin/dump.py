@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import ssl
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from tproxy.core import pem
 from tproxy.core.config import Config
 from tproxy.core.identity import IdPattern, Snapshot
+from tproxy.core.x509 import Malformed, leaf_facts
 
 
 def config_dump(config: Config, snapshot: Snapshot) -> dict[str, Any]:
     """Config and identity in plain types; sets are sorted so that two dumps can be compared."""
+    return {"config": _plain(config), "identity": {**_svid(snapshot), "trust_domains": sorted(snapshot.bundles)}}
+
+
+def identity_dump(status: Mapping[str, Any], snapshot: Snapshot | None) -> dict[str, Any]:
+    """What ``tproxy identity`` shows; ``status`` is the keeper's."""
+    if snapshot is None:
+        return {"status": dict(status)}
+    bundles = {domain: [_root(block) for block in pem.certificates(text)] for domain, text in snapshot.bundles.items()}
+    return {"status": dict(status), "svid": _svid(snapshot), "bundles": bundles, "crls": len(snapshot.crls)}
+
+
+def _svid(snapshot: Snapshot) -> dict[str, Any]:
     svid = snapshot.svid
-    identity = {
-        "id": str(svid.id),
-        "serial": f"{svid.serial:x}",
-        "not_before": svid.not_before,
-        "not_after": svid.not_after,
-        "trust_domains": sorted(snapshot.bundles),
-    }
-    return {"config": _plain(config), "identity": identity}
+    ends = {"not_before": svid.not_before, "not_after": svid.not_after}
+    return {"id": str(svid.id), "serial": f"{svid.serial:x}", **ends}
+
+
+def _root(block: bytes) -> dict[str, Any]:
+    der = ssl.PEM_cert_to_DER_cert(block.decode("ascii"))
+    facts = leaf_facts(der)
+    known = {} if isinstance(facts, Malformed) else {"uris": list(facts.uris), "not_after": facts.not_after}
+    return {"sha256": hashlib.sha256(der).hexdigest(), **known}
 
 
 def _plain(value: Any) -> Any:

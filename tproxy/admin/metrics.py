@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -10,7 +11,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tproxy.admin.http import Answer
 from tproxy.core.identity import Snapshot
+from tproxy.core.pem import certificates
 from tproxy.core.record import Record
+from tproxy.core.x509 import LeafFacts, leaf_facts
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600)
 
@@ -33,14 +36,24 @@ class Metrics:
         self._reloads = Counter(
             "tproxy_reloads", "Configuration and certificate reloads.", ("result",), registry=self.registry
         )
+        self._trust = Gauge(
+            "tproxy_trust_bundle_expiry_timestamp_seconds",
+            "When the first root of a trust domain ends.",
+            ("trust_domain",),
+            registry=self.registry,
+        )
+        self._failing = Gauge(
+            "tproxy_credential_failures", "Failed renewals in a row of our credentials.", registry=self.registry
+        )
         self._live = Gauge("tproxy_connections_open", "Connections being carried now.", registry=self.registry)
         self._child = lru_cache(maxsize=512)(self._connections.labels)
         self._moved = lru_cache(maxsize=8)(self._bytes.labels)
         self._lived = lru_cache(maxsize=4)(self._seconds.labels)
 
-    def watch(self, open_connections: Callable[[], int]) -> None:
-        """Where the number of open connections comes from."""
+    def watch(self, open_connections: Callable[[], int], failures: Callable[[], int]) -> None:
+        """Where the number of open connections, and of failed renewals in a row, come from."""
         self._live.set_function(open_connections)
+        self._failing.set_function(failures)
 
     def finished(self, record: Record) -> None:
         """Count one connection."""
@@ -53,10 +66,16 @@ class Metrics:
     def loaded(self, snapshot: Snapshot) -> None:
         """New credentials are in use."""
         self._expiry.set(snapshot.svid.not_after)
+        self._trust.clear()
+        for domain, bundle in snapshot.bundles.items():
+            facts = [leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in certificates(bundle)]
+            ends = [found.not_after for found in facts if isinstance(found, LeafFacts)]
+            self._trust.labels(domain).set(min(ends, default=0))
+        self._reloads.labels("ok").inc()
 
-    def reloaded(self, ok: bool) -> None:
-        """A reload was tried."""
-        self._reloads.labels("ok" if ok else "refused").inc()
+    def refused(self) -> None:
+        """New configuration or credentials could not be used."""
+        self._reloads.labels("refused").inc()
 
     def page(self) -> Answer:
         """The text format."""

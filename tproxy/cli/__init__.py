@@ -17,7 +17,21 @@ from tproxy import __version__
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
-VERBS = ("sidecar", "init", "cleanup", "rules", "check", "ca", "inject", "wait", "demo", "bench", "completion")
+VERBS = (
+    "sidecar",
+    "init",
+    "cleanup",
+    "rules",
+    "check",
+    "identity",
+    "ca",
+    "control",
+    "inject",
+    "wait",
+    "demo",
+    "bench",
+    "completion",
+)
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what register() is given
 
 EXAMPLES = """examples:

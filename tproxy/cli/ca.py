@@ -1,4 +1,4 @@
-"""``tproxy ca``: the offline certificate authority, and what a certificate says."""
+"""``tproxy ca``: the certificate authority's files, tokens and root, and what a certificate says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from tproxy.cli import Verbs
+from tproxy.cli import Verbs, ca_state
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId, parse_trust_domain
 
@@ -19,7 +19,10 @@ EXAMPLES = """examples:
   tproxy ca init --dir ca --trust-domain cluster.local
   tproxy ca issue --dir ca --namespace shop --service-account web --out web
   tproxy ca issue --dir ca --namespace shop --service-account web --out web --ttl 1h --renew
-  tproxy ca show web/cert.pem"""
+  tproxy ca token --dir ca --id spiffe://cluster.local/vm/db --ttl 30d --address 10.0.0.7
+  tproxy ca rotate --dir ca status
+  tproxy ca show web/cert.pem
+  tproxy ca show --dir ca"""
 T = TypeVar("T")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -28,7 +31,11 @@ def register(verbs: Verbs) -> None:
     """Add the verb and its three calls."""
     form = argparse.RawDescriptionHelpFormatter
     parser = verbs.add_parser(
-        "ca", help="offline certificate authority", description=__doc__, epilog=EXAMPLES, formatter_class=form
+        "ca",
+        help="certificate authority: files, tokens, root",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=form,
     )
     calls = parser.add_subparsers(dest="call", metavar="CALL", required=True)
     init = calls.add_parser("init", help="make a root and an intermediate")
@@ -36,6 +43,10 @@ def register(verbs: Verbs) -> None:
     init.add_argument("--trust-domain", required=True, metavar="NAME", help="as in spiffe://NAME/...")
     _key_type(init)
     init.set_defaults(run=run_init)
+    middle = calls.add_parser("intermediate", help="replace the intermediate; needs root.key for this moment")
+    _dir(middle)
+    _key_type(middle)
+    middle.set_defaults(run=run_intermediate)
     issue = calls.add_parser("issue", help="make a workload's certificate and key")
     _dir(issue)
     issue.add_argument("--id", metavar="SPIFFE_ID", help="spiffe://<trust domain>/<path>")
@@ -47,10 +58,12 @@ def register(verbs: Verbs) -> None:
     issue.add_argument("--owner", metavar="UID[:GID]", help="who may read the key, usually 1337")
     _key_type(issue)
     issue.set_defaults(run=run_issue)
-    show = calls.add_parser("show", help="explain certificates in words")
-    show.add_argument("files", nargs="+", metavar="FILE", help="PEM")
+    show = calls.add_parser("show", help="explain certificates, or an authority's state, in words")
+    show.add_argument("files", nargs="*", metavar="FILE", help="PEM")
+    show.add_argument("--dir", metavar="DIR", help="an authority, instead of files")
     show.add_argument("--json", action="store_true", help="as JSON")
     show.set_defaults(run=run_show)
+    ca_state.register(calls)
 
 
 def _dir(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +87,18 @@ def run_init(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_intermediate(args: argparse.Namespace) -> int:
+    """Replace what signs."""
+    from tproxy.control import store
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import explain
+
+    made = store.renew_intermediate(Path(args.dir), args.key_type)
+    words = explain(made.certificate, utc_now())
+    print(f"intermediate replaced: serial {words.serial}, {words.valid}; root.key may go offline again")
+    return 0
+
+
 def run_issue(args: argparse.Namespace) -> int:
     """Make a workload's identity."""
     from tproxy.control import store
@@ -94,6 +119,12 @@ def run_show(args: argparse.Namespace) -> int:
     from tproxy.control.authority import utc_now
     from tproxy.control.explain import certificates, explain
 
+    if bool(args.files) == bool(args.dir):
+        raise ConfigError("command line", "FILE", "give either certificates or --dir")
+    if args.dir:
+        said = ca_state.words(Path(args.dir))
+        print(json.dumps(said, indent=2) if args.json else "\n".join(said))
+        return 0
     shown = []
     for path in args.files:
         try:

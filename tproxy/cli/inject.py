@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Injection:
-    from tproxy.cli.source import load
+    from tproxy.cli.source import read_yaml
     from tproxy.core.injection import Injection
 
-    settings = Injection.parse(load(args.settings), args.settings) if args.settings else Injection()
+    settings = Injection.parse(read_yaml(args.settings), args.settings) if args.settings else Injection()
     if args.image is not None:
         settings = replace(settings, image=args.image)
     return settings if args.native is None else replace(settings, native=args.native)

@@ -8,27 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from tproxy.core.config import Config
+from tproxy.core.containers import CONFIG
 from tproxy.core.fields import ConfigError
-
-CONFIG_VARIABLE = "TPROXY_CONFIG"  # as the injector writes it: YAML, or JSON, which is YAML
 
 
 def read(path: str) -> Config:
     """The Config in a YAML file. ConfigError names the file and what to mend."""
-    return Config.parse(load(path), path)
+    return Config.parse(read_yaml(path), path)
 
 
-def load(path: str) -> Any:
-    """The data in a YAML file."""
+def read_yaml(path: str) -> Any:
+    """What a YAML file holds. ConfigError names the file and the line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
-    return parse(text, path)
+    return parse_yaml(text, path)
 
 
-def parse(text: str, where: str) -> Any:
-    """The data in YAML, in which no key may stand twice."""
+def parse_yaml(text: str, where: str) -> Any:
+    """What YAML says, in which no key may stand twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -65,7 +64,6 @@ def config_of(args: argparse.Namespace) -> Config:
     """The Config that the arguments name, or the environment holds, or the defaults."""
     if args.config:
         return read(args.config)
-    text = os.environ.get(CONFIG_VARIABLE)
-    if text is not None:
-        return Config.parse(parse(text, CONFIG_VARIABLE), CONFIG_VARIABLE)
+    if (text := os.environ.get(CONFIG)) is not None:
+        return Config.parse(parse_yaml(text, CONFIG), CONFIG)
     return Config.parse({}, "defaults")

@@ -5,7 +5,7 @@ Keys are P-256 unless RSA is asked for. Nothing here reads or writes files; ``co
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -55,16 +55,25 @@ def new_root(trust_domain: str, kind: str, now: datetime) -> Pair:
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def new_intermediate(root: Pair, trust_domain: str, kind: str, now: datetime) -> Pair:
+def new_intermediate(
+    root: Pair, trust_domain: str, kind: str, now: datetime, life: timedelta = INTERMEDIATE_LIFE
+) -> Pair:
     """What signs workloads, so that the root's key can be kept elsewhere."""
     key = new_key(kind, CA_BITS)
-    end = min(now + INTERMEDIATE_LIFE, root.certificate.not_valid_after_utc)
+    end = min(now + life, root.certificate.not_valid_after_utc)
     builder = _authority(trust_domain, _name(f"{trust_domain} intermediate"), key, now, end, 0)
     return Pair(_signed(builder, root), key)
 
 
-def issue(signer: Pair, workload: SpiffeId, public: PublicKey, life: timedelta, now: datetime) -> x509.Certificate:
-    """An X.509-SVID for client and server use; it never outlives its signer.
+def issue(
+    signer: Pair,
+    workload: SpiffeId,
+    public: PublicKey,
+    life: timedelta,
+    now: datetime,
+    names: Sequence[x509.GeneralName] = (),
+) -> x509.Certificate:
+    """An X.509-SVID for client and server use; it never outlives its signer. ``names`` are more SANs, DNS or IP.
 
     The subject is empty, so the SAN is critical (RFC 5280, 4.2.1.6): the SPIFFE id is the only name.
     """
@@ -76,7 +85,7 @@ def issue(signer: Pair, workload: SpiffeId, public: PublicKey, life: timedelta, 
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(False, isinstance(public, rsa.RSAPublicKey)), critical=True)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        .add_extension(_san(str(workload)), critical=True)
+        .add_extension(_san(str(workload), names), critical=True)
     )
     return _signed(builder, signer)
 
@@ -97,8 +106,8 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 
 
-def _san(uri: str) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+def _san(uri: str, names: Sequence[x509.GeneralName] = ()) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), *names])
 
 
 def _builder(subject: x509.Name, public: PublicKey, begin: datetime, end: datetime) -> x509.CertificateBuilder:
@@ -106,7 +115,7 @@ def _builder(subject: x509.Name, public: PublicKey, begin: datetime, end: dateti
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(public)
-        .serial_number(secrets.randbits(158) | 1 << 157)
+        .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)

@@ -10,15 +10,17 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from tproxy.control import authority
 from tproxy.control.authority import Pair
+from tproxy.control.signer import home, of_files, read, root_of, roots, signing
+from tproxy.control.state import NAME, Entry, Outcome, State
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
 
@@ -53,27 +55,11 @@ def create(folder: Path, trust_domain: str, kind: str) -> Pair:
 
 
 def signer(folder: Path) -> Pair:
-    """The intermediate of an authority; ConfigError says which file is missing or damaged, or that it has expired."""
-    try:
-        certificate = x509.load_pem_x509_certificate(_read(folder / "intermediate.crt", folder))
-        key = serialization.load_pem_private_key(_read(folder / "intermediate.key", folder), None)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(str(folder), "--dir", "intermediate.crt or intermediate.key is damaged") from error
-    if key.public_key() != certificate.public_key():
-        raise ConfigError(str(folder / "intermediate.key"), "--dir", "is not the key of intermediate.crt")
-    if certificate.not_valid_after_utc <= authority.utc_now():
-        raise ConfigError(str(folder / "intermediate.crt"), "--dir", f"expired at {certificate.not_valid_after_utc}")
-    return Pair(certificate, key)  # type: ignore[arg-type]
-
-
-def _read(path: Path, folder: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        why = f"{error.strerror}; make an authority with tproxy ca init --dir {folder}"
-        raise ConfigError(str(path), "--dir", why) from error
+    """The intermediate of the generation that signs; ConfigError says which file is missing, damaged or expired."""
+    if not (folder / NAME).exists():
+        return of_files(folder)
+    with closing(State.open(folder)) as state:
+        return of_files(home(folder, signing(state.generations()[1]).number))
 
 
 def issue(
@@ -85,14 +71,55 @@ def issue(
     if workload.trust_domain != domain:
         own = str(replace(workload, trust_domain=domain))
         raise ConfigError("command line", "--id", f"this authority signs for {domain} only", str(workload), [own])
-    bundle = _read(folder / "bundle.pem", folder)
     owner = owner or _owner(out)
     _check_out(out, workload, renew)
     key = authority.new_key(kind)
     leaf = Pair(authority.issue(middle, workload, key.public_key(), life, authority.utc_now()), key)
+    bundle = _log(folder, middle, leaf.certificate, workload, out)
     chain = leaf.certificate_pem() + middle.certificate_pem()
     _swap(out, {"cert.pem": chain, "key.pem": leaf.key_pem(), "ca.pem": bundle}, owner)
     return leaf.certificate
+
+
+def _log(folder: Path, middle: Pair, leaf: x509.Certificate, workload: SpiffeId, out: Path) -> bytes:
+    """Write the certificate into the issuance log; the roots to go with it."""
+    with closing(State.open(folder)) as state:
+        version, generations = state.generations()
+        number = signing(generations).number
+        entry = Entry(
+            serial=f"{leaf.serial_number:x}",
+            id=str(workload),
+            holder=f"file:{out.absolute()}",
+            caller="",
+            pod="",
+            how="command line",
+            not_before=int(leaf.not_valid_before_utc.timestamp()),
+            not_after=int(leaf.not_valid_after_utc.timestamp()),
+            generation=number,
+            version=version,
+        )
+        same = of_files(home(folder, number)).certificate == middle.certificate
+        if not same or state.record([entry], int(authority.utc_now().timestamp())) != [Outcome.DONE]:
+            raise ConfigError(str(folder), "--dir", "a rotation step came just now; try again")
+        return roots(generations).encode()
+
+
+def renew_intermediate(folder: Path, kind: str) -> Pair:
+    """Another intermediate for the generation that signs; its root's key must be in the folder for this moment.
+
+    Certificates of the one before stay good. A running server takes up the new one, because the version changes.
+    """
+    with closing(State.open(folder)) as state:
+        place = home(folder, signing(state.generations()[1]).number)
+        root = root_of(place)
+        made = authority.new_intermediate(root, authority.trust_domain_of(root.certificate), kind, authority.utc_now())
+        with state.writing() as db:  # readers of the two files ask the state first
+            for name, data, mode in (("key", made.key_pem(), 0o600), ("crt", made.certificate_pem(), 0o644)):
+                part = place / f".intermediate.{name}.{secrets.token_hex(4)}"
+                _write(part, data, mode)
+                part.rename(place / f"intermediate.{name}")
+            db.execute("UPDATE meta SET version = version + 1")
+    return made
 
 
 def _check_out(out: Path, workload: SpiffeId, renew: bool) -> None:
@@ -104,7 +131,7 @@ def _check_out(out: Path, workload: SpiffeId, renew: bool) -> None:
         if (out / name).exists() and not (out / name).is_symlink():
             raise ConfigError(str(out / name), "--out", "exists and was not made by tproxy ca")
     if renew:
-        held = x509.load_pem_x509_certificate(_read(out / "cert.pem", out))
+        held = x509.load_pem_x509_certificate(read(out / "cert.pem", out))
         names = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if names.get_values_for_type(x509.UniformResourceIdentifier) != [str(workload)]:
             raise ConfigError(str(out), "--out", f"holds another identity than {workload}; choose another folder")

@@ -69,15 +69,17 @@ class Config:
         top = Fields(data, where)
         domain = top.parsed("trustDomain", _text_of(parse_trust_domain), "cluster.local")
         inbound, ports, tls = top.inner("inbound"), _ports(top.inner("ports")), top.inner("tls")
+        trust = parse_trust(top.inner("trust"), domain)
+        own = _pattern_of(domain, trust)
         mode = Mode(inbound.choice("mode", Mode.STRICT, list(Mode)))
         port_modes = _port_modes(inbound.inner("ports"))
-        policy = Policy(tuple(_rule(entry, index, domain) for index, entry in enumerate(inbound.each("rules"))))
+        policy = Policy(tuple(_rule(entry, index, domain, own) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
         config = cls(
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
-            trust=parse_trust(top.inner("trust"), domain),
-            mesh=_mesh(top, domain),
+            trust=trust,
+            mesh=_mesh(top, own),
             egress=Outside(top.choice("egress", Outside.DENY, list(Outside))),
             mode=mode,
             port_modes=port_modes,
@@ -156,13 +158,20 @@ def _port_modes(fields: Fields) -> dict[int, Mode]:
     return modes
 
 
-def _rule(fields: Fields, index: int, domain: str) -> Rule:
+def _pattern_of(domain: str, trust: Trust) -> Callable[[Any], IdPattern]:
+    """A parser of patterns, in which an alias of our trust domain means our own."""
+    return _text_of(lambda text: IdPattern.parse(text, domain).canonical(domain, trust.aliases))
+
+
+def _rule(fields: Fields, index: int, domain: str, pattern: Callable[[Any], IdPattern]) -> Rule:
+    namespaces = frozenset(fields.some("namespaces", _text_of(_namespace)))
     rule = Rule(
         name=fields.text("name", f"rule-{index + 1}"),
         ports=frozenset(fields.some("ports", parse_port)),
-        ids=fields.some("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
-        namespaces=frozenset(fields.some("namespaces", _text_of(_namespace))),
+        ids=fields.some("ids", pattern),
+        namespaces=namespaces,
         sources=fields.some("sources", _text_of(parse_network)),
+        domain=domain if namespaces else "",
     )
     fields.finish()
     return rule
@@ -174,20 +183,20 @@ def _namespace(text: str) -> str:
     return text
 
 
-def _mesh(top: Fields, domain: str) -> tuple[MeshRule, ...]:
+def _mesh(top: Fields, pattern: Callable[[Any], IdPattern]) -> tuple[MeshRule, ...]:
     if top.raw("mesh") is None:
         entries = [MeshRule(parse_network(network)) for network in PRIVATE]
     else:
-        entries = [_mesh_rule(entry, domain) for entry in top.each("mesh")]
+        entries = [_mesh_rule(entry, pattern) for entry in top.each("mesh")]
     return tuple(sorted(entries, key=lambda rule: -rule.network.prefixlen))
 
 
-def _mesh_rule(fields: Fields, domain: str) -> MeshRule:
+def _mesh_rule(fields: Fields, pattern: Callable[[Any], IdPattern]) -> MeshRule:
     if fields.raw("cidr") is None:
         raise fields.error("cidr", "is missing: a CIDR or an address")
     rule = MeshRule(
         network=fields.parsed("cidr", _text_of(parse_network), None),
-        ids=fields.some("ids", _text_of(lambda text: IdPattern.parse(text, domain))),
+        ids=fields.some("ids", pattern),
         mtls=fields.flag("mtls", True),
     )
     if rule.ids and not rule.mtls:

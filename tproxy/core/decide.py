@@ -5,7 +5,7 @@ accept -> original destination -> **decide** -> TLS -> relay -> record
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode, Outside
@@ -105,20 +105,39 @@ def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule
     """Whether the peer that we dialled is one that may stand at that address."""
     if foreign := _foreign(peer, config):
         return foreign
-    if expect and not any(pattern.matches(peer) for pattern in expect):
-        wanted = " or ".join(map(str, expect))
-        return Deny(Reason.PEER_UNEXPECTED, f"expected {wanted}, found {peer}", rule)
-    return Allow(rule)
+    compared = _canonical(peer, config)
+    if any(pattern.matches(compared) for pattern in expect) or (not expect and _is_ours(compared, config)):
+        return Allow(rule)
+    wanted = " or ".join(map(str, expect)) or f"any workload of {config.trust_domain}, as no ids are listed"
+    return Deny(Reason.PEER_UNEXPECTED, f"expected {wanted}, found {peer}", rule)
 
 
 def authorize(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
-    """Whether a caller may speak to one of our ports."""
-    if peer is not None and (foreign := _foreign(peer, config)):
+    """Whether a caller may speak to one of our ports. A federated one may only where a rule says so."""
+    if peer is None:
+        return config.policy.check(target.port, None, source.ip)
+    if foreign := _foreign(peer, config):
         return foreign
-    return config.policy.check(target.port, peer, source.ip)
+    compared = _canonical(peer, config)
+    if not _is_ours(compared, config) and not config.policy.selects(target.port):
+        return Deny(Reason.POLICY, f"{peer} is of a federated trust domain, and no rule selects port {target.port}")
+    answer = config.policy.check(target.port, compared, source.ip)
+    if isinstance(answer, Deny) and compared != peer:
+        return replace(answer, why=f"{answer.why} (its certificate says {peer})")
+    return answer
+
+
+def _canonical(peer: SpiffeId, config: Config) -> SpiffeId:
+    return peer.canonical(config.trust_domain, config.trust.aliases)
+
+
+def _is_ours(compared: SpiffeId, config: Config) -> bool:
+    return compared.trust_domain == config.trust_domain
 
 
 def _foreign(peer: SpiffeId, config: Config) -> Deny | None:
-    if peer.trust_domain == config.trust_domain:
+    """Trust domains are known by name here; whose roots vouch for them, verification has seen to."""
+    known = (config.trust_domain, *config.trust.aliases, *(other.trust_domain for other in config.trust.federated))
+    if peer.trust_domain in known:
         return None
-    return Deny(Reason.PEER_FOREIGN, f"{peer} is of another trust domain than {config.trust_domain}")
+    return Deny(Reason.PEER_FOREIGN, f"{peer} is of another trust domain than {', '.join(known)}")

@@ -9,8 +9,8 @@ True
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.x509 import LeafFacts
@@ -63,6 +63,10 @@ class SpiffeId:
                 raise ValueError(f"{name!r} is not a path segment")
         return cls.parse(f"spiffe://{parse_trust_domain(trust_domain)}/ns/{namespace}/sa/{service_account}")
 
+    def canonical(self, own: str, aliases: Collection[str]) -> SpiffeId:
+        """Compared as this: an alias of our own trust domain means our own (Istio's trustDomainAliases)."""
+        return replace(self, trust_domain=own) if self.trust_domain in aliases else self
+
     @property
     def namespace(self) -> str | None:
         """The Kubernetes namespace of an id in Istio's form, else None."""
@@ -86,6 +90,10 @@ class IdPattern:
         domain, *path = whole.removeprefix("spiffe://").split("/")
         SpiffeId.parse("/".join((f"spiffe://{domain}", *("any" if part == "*" else part for part in path))))
         return cls(domain, tuple(path))
+
+    def canonical(self, own: str, aliases: Collection[str]) -> IdPattern:
+        """As SpiffeId.canonical."""
+        return replace(self, trust_domain=own) if self.trust_domain in aliases else self
 
     def matches(self, peer: SpiffeId) -> bool:
         """Compare segment by segment; lengths must be equal."""

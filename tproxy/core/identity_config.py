@@ -64,12 +64,19 @@ def _istio(fields: Fields) -> IstioCa:
         token=fields.text("token", base.token),
         roots=fields.text("roots", base.roots),
         server_name=fields.text("serverName"),
-        cluster=fields.text("clusterId", base.cluster),
+        cluster=fields.parsed("clusterId", _header, base.cluster),
         ttl=fields.parsed("ttl", parse_seconds, "24h"),
         key_type=KeyType(fields.choice("keyType", base.key_type, list(KeyType))),
     )
     fields.finish()
     return found
+
+
+def _header(value: object) -> str:
+    """What HTTP/2 carries in a header."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value.strip():
+        raise ValueError("expected printable ASCII")
+    return value.strip()
 
 
 def _address(value: object) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
@@ -27,3 +28,10 @@ def private_key(text: bytes) -> bytes | None:
     """The first private key of any kind, encrypted ones too (their first line says so)."""
     found = _KEY.search(text)
     return None if found is None else found.group(0) + b"\n"
+
+
+def encoded(kind: str, der: bytes) -> bytes:
+    """One block of DER, such as ``CERTIFICATE`` or ``PRIVATE KEY``, in lines of 64 characters."""
+    text = base64.b64encode(der)
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return b"\n".join((f"-----BEGIN {kind}-----".encode(), *lines, f"-----END {kind}-----".encode(), b""))

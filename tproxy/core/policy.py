@@ -30,6 +30,7 @@ class Rule:
     ids: tuple[IdPattern, ...] = ()
     namespaces: frozenset[str] = frozenset()
     sources: tuple[Network, ...] = ()
+    domain: str = ""  # whose namespaces these are: another trust domain may have one of the same name
 
     def selects(self, port: int) -> bool:
         """Whether this rule has a say about the port."""
@@ -39,9 +40,12 @@ class Rule:
         """Whether this caller fulfils every condition; without an id, conditions on ids never hold."""
         return (
             (not self.ids or (peer is not None and any(pattern.matches(peer) for pattern in self.ids)))
-            and (not self.namespaces or (peer is not None and peer.namespace in self.namespaces))
+            and (not self.namespaces or (peer is not None and self._namespace(peer)))
             and (not self.sources or contains(self.sources, source))
         )
+
+    def _namespace(self, peer: SpiffeId) -> bool:
+        return peer.namespace in self.namespaces and self.domain in ("", peer.trust_domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,10 @@ class Policy:
     """All inbound rules of a pod."""
 
     rules: tuple[Rule, ...]
+
+    def selects(self, port: int) -> bool:
+        """Whether any rule has a say about the port."""
+        return any(rule.selects(port) for rule in self.rules)
 
     def check(self, port: int, peer: SpiffeId | None, source: Address) -> Allow | Deny:
         """Decide for a caller whose id is verified already, or who has none (plaintext on a permissive port)."""

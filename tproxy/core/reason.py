@@ -24,6 +24,7 @@ class Reason(StrEnum):
     PEER_UNTRUSTED = "peer_untrusted"
     PEER_EXPIRED = "peer_expired"
     PEER_NOT_YET_VALID = "peer_not_yet_valid"
+    PEER_REVOKED = "peer_revoked"
     PEER_WRONG_USAGE = "peer_wrong_usage"
     PEER_NO_ID = "peer_no_id"
     PEER_MANY_IDS = "peer_many_ids"
@@ -41,6 +42,10 @@ class Reason(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     CONNECT_FAILED = "connect_failed"
     CUT_BY_DRAIN = "cut_by_drain"
+    CUT_BY_EXPIRY = "cut_by_expiry"
+    CUT_BY_REVOCATION = "cut_by_revocation"
+    CUT_BY_POLICY = "cut_by_policy"
+    CUT_BY_TRUST = "cut_by_trust"
     INTERNAL = "internal"
 
 
@@ -56,12 +61,13 @@ ADVICE = {
     Reason.PEER_UNTRUSTED: "both sides need certificates from a CA in the other's trust bundle (identity.ca)",
     Reason.PEER_EXPIRED: "renew the peer's certificate, and compare both clocks",
     Reason.PEER_NOT_YET_VALID: "compare both clocks, or wait until the peer's certificate begins",
+    Reason.PEER_REVOKED: "the CA has revoked it: issue another if that was a mistake, or find out who holds its key",
     Reason.PEER_WRONG_USAGE: "issue the peer's certificate for client and server use, with digitalSignature",
     Reason.PEER_NO_ID: "issue the peer a certificate with one spiffe:// URI SAN",
     Reason.PEER_MANY_IDS: "issue the peer a certificate with exactly one URI SAN",
     Reason.PEER_BAD_ID: "issue the peer a certificate with a valid SPIFFE id",
     Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
-    Reason.PEER_FOREIGN: "only our own trust domain is trusted; federation must be configured",
+    Reason.PEER_FOREIGN: "list the trust domain and its bundle in trust.federated, or in trust.aliases if it is ours",
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
     Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
@@ -73,6 +79,10 @@ ADVICE = {
     Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
     Reason.CONNECT_FAILED: "the destination cannot be reached; look at routes and network policies",
     Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",
+    Reason.CUT_BY_EXPIRY: "a certificate of the pair was not renewed within limits.grace; look at its sidecar and CA",
+    Reason.CUT_BY_REVOCATION: "the peer's certificate was revoked meanwhile; it needs a new one to come back",
+    Reason.CUT_BY_POLICY: "the policy that was loaded meanwhile no longer allows this pair (inbound.rules, mesh[].ids)",
+    Reason.CUT_BY_TRUST: "the peer's chain no longer leads to the bundle: renew the leafs before a root is dropped",
     Reason.INTERNAL: "this is a defect of the sidecar; please report it with the log lines around it",
 }
 

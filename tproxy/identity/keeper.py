@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -30,12 +31,15 @@ class Status:
 
 
 class Keeper:
-    """Drives one source; the newest snapshot goes to ``taken``."""
+    """Drives one source; the newest snapshot goes to ``taken``, and ``failed`` hears of each failure."""
 
-    def __init__(self, source: Source, taken: Callable[[Snapshot], None]) -> None:
+    def __init__(
+        self, source: Source, taken: Callable[[Snapshot], None], failed: Callable[[], None] = lambda: None
+    ) -> None:
         self.source, self.status = source, Status(source.name)
         self.current: Snapshot | None = None
-        self._taken, self._first = taken, asyncio.Event()
+        self._taken, self._failed = taken, failed
+        self._first, self._now = asyncio.Event(), asyncio.Event()
         self._warned = 0  # the certificate's end that was last warned of
 
     async def first(self) -> Snapshot:
@@ -44,29 +48,52 @@ class Keeper:
         assert self.current is not None
         return self.current
 
+    def renew(self) -> None:
+        """Ask the source now, whatever was planned."""
+        self._now.set()
+
     async def run(self) -> None:
         """For ever. Whatever a source does, the last good snapshot stays."""
         warning = asyncio.create_task(self._warn())
         try:
             while True:
-                await self._follow()
-                await asyncio.sleep(pause(max(1, self.status.failures), random.random()))
+                following = asyncio.create_task(self._follow())
+                await self._until_asked(following)
         finally:
             warning.cancel()
 
-    async def _follow(self) -> None:
+    async def _until_asked(self, following: asyncio.Task[None]) -> None:
+        asked = asyncio.create_task(self._now.wait())
         try:
-            async for snapshot in self.source.snapshots():
-                self._take(snapshot)
+            await asyncio.wait((following, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (following, asked):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            self._now.clear()
+
+    async def _follow(self) -> None:
+        """Until it fails, and the pause after that."""
+        try:
+            async for one in self.source.snapshots():
+                if isinstance(one, SourceError):
+                    self._fail(str(one))
+                else:
+                    self._take(one)
             self._fail("the source ended")
         except SourceError as error:
             self._fail(str(error))
+        except Exception as error:  # renewal must go on whatever a server made us stumble over
+            log.exception("a defect in the source %s", self.source.name)
+            self._fail(f"{self.source.name}: a defect of the sidecar: {type(error).__name__}")
+        await asyncio.sleep(pause(max(1, self.status.failures), random.random()))
 
     def _take(self, snapshot: Snapshot) -> None:
         status = self.status
         status.renewed, status.renewals, status.failures = time.time(), status.renewals + 1, 0
-        self.current = snapshot
         self._taken(snapshot)
+        self.current = snapshot
         self._first.set()
 
     def _fail(self, why: str) -> None:
@@ -75,6 +102,7 @@ class Keeper:
         status.error, status.failed, status.failures = why, time.time(), status.failures + 1
         kept = "the last good credentials keep serving" if self.current else "there are no credentials yet"
         log.log(logging.DEBUG if known else logging.ERROR, "no new credentials, %s: %s", kept, why)
+        self._failed()
 
     async def _warn(self) -> None:
         """Shout once for each certificate of which less than a third is left, by the clock on the wall."""

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 
 from tproxy.core.identity import Svid
+from tproxy.identity.trust import Verifier
 
 CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+CIPHERS_12 = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2, where it is allowed: forward secret, no CBC
 RECORD = 16384  # bytes of plaintext in one TLS record, at most (RFC 8446, 5.1)
 TICKET_SECONDS = 600  # a chain that was verified longer ago than this is verified again
 RELEASE_BUFFERS = 0x10  # openssl/ssl.h: an idle connection keeps no record buffers
@@ -51,6 +53,7 @@ class Role:
 
     context: SSL.Context
     server: bool
+    verifier: Verifier | None = None  # judges the peer's chain once the handshake is done
 
 
 def role(
@@ -61,15 +64,22 @@ def role(
     groups: Sequence[str] = (),
     resumption: bool = False,
     proven: bool = False,
+    tls12: bool = False,
+    verifier: Verifier | None = None,
 ) -> Role:
-    """TLS 1.3 for one side, trusting one bundle. TlsError if key, chain or bundle do not fit. No file is touched.
+    """TLS 1.3 for one side (1.2 too, if asked). TlsError if key, chain or bundle do not fit. No file is touched.
+
+    ``bundle`` holds every root that may be at the end of a peer's chain; whose root it must be, the verifier knows.
 
     Host names are not checked, because a SPIFFE id is, before the first byte is forwarded. With ``proven`` our own
     chain has been verified against the bundle: its intermediates, which most peers share, need no second look then.
     """
     made = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
     try:
-        made.set_min_proto_version(SSL.TLS1_3_VERSION)
+        made.set_min_proto_version(SSL.TLS1_2_VERSION if tls12 else SSL.TLS1_3_VERSION)
+        made.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+        if tls12:
+            made.set_cipher_list(CIPHERS_12)
         made.set_tls13_ciphersuites(CIPHERS)
         if groups:
             _lib.SSL_CTX_set1_curves_list(made._context, ":".join(groups).encode())
@@ -80,7 +90,7 @@ def role(
         raise _error(error) from None
     _alpn(made, server, alpn.encode())
     _tickets(made, resumption)
-    return Role(made, server)
+    return Role(made, server, verifier)
 
 
 def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> None:
@@ -128,10 +138,10 @@ def _tickets(made: SSL.Context, resumption: bool) -> None:
 class Tls:
     """One connection's TLS between memory buffers: ``feed`` what arrived, ``take`` what is to be sent."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("_server", "connection")
 
     def __init__(self, side: Role, ticket: Ticket | None = None) -> None:
-        self.connection = SSL.Connection(side.context, None)
+        self.connection, self._server = SSL.Connection(side.context, None), side.server
         if side.server:
             self.connection.set_accept_state()
         else:
@@ -191,6 +201,18 @@ class Tls:
         found = self.connection.get_peer_certificate()
         return b"" if found is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, found)
 
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """What the peer sent, DER, leaf first. A server that resumes has the leaf only."""
+        sent = self.connection.get_peer_cert_chain() or ()
+        others = sent if self._server else sent[1:]  # SSL_get_peer_cert_chain(3): a server's is without the leaf
+        return (self.peer_certificate(), *(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in others))
+
+    @property
+    def binds_session(self) -> bool:
+        """TLS 1.3, or 1.2 with the extended master secret (RFC 7627)."""
+        tls13 = self.connection.get_protocol_version() >= SSL.TLS1_3_VERSION
+        return tls13 or _lib.SSL_get_extms_support(self.connection._ssl) == 1
+
     def agreed(self) -> tuple[str, str, str]:
         """Version, cipher suite and group."""
         connection = self.connection
@@ -233,10 +255,12 @@ class Tls:
 
 
 def _error(error: Exception) -> TlsError:
-    """pyOpenSSL's list of (library, function, reason); the first is the cause."""
-    found = error.args[0] if error.args and isinstance(error.args[0], list) and error.args[0] else None
-    text = str(found[0][2]) if found else str(error) or type(error).__name__
-    return TlsError(text.upper().replace(" ", "_"))
+    """pyOpenSSL's list of (library, function, reason); the first is the cause, unless it is why a chain is refused."""
+    found = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    reasons = [str(one[2]).upper().replace(" ", "_") for one in found]
+    if VERIFY_FAILED in reasons:
+        return TlsError(VERIFY_FAILED)
+    return TlsError(reasons[0] if reasons else (str(error) or type(error).__name__).upper().replace(" ", "_"))
 
 
 def addresses(names: Sequence[str]) -> dict[str, int]:

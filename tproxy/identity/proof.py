@@ -13,6 +13,7 @@ from tproxy.core.identity import Snapshot, SpiffeId, Svid, svid_id
 from tproxy.core.pem import certificates
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
+from tproxy.identity import crl
 from tproxy.identity.openssl import Tls, TlsError, role
 
 CHAIN_LIMIT = 16  # certificates; a longer chain is a mistake or an attack
@@ -27,6 +28,7 @@ class Part(StrEnum):
     KEY = "private key"
     PAIR = "pair of certificate and key"  # of two generations, perhaps: a rotation under way looks like that
     BUNDLE = "trust bundle"
+    CRL = "certificate revocation list"
 
 
 class UnusableError(ValueError):
@@ -61,6 +63,8 @@ def proven(
         raise UnusableError(Part.BUNDLE, f"of our own trust domain {trust_domain} is missing")
     svid = Svid(who, b"".join(blocks), key, leaf.serial, leaf.not_before, leaf.not_after)
     _prove(svid, checked[trust_domain])
+    if crls:
+        _read(crls)
     return Snapshot(svid, checked, crls)
 
 
@@ -107,6 +111,13 @@ def _id(leaf: LeafFacts, trust_domain: str, now: float) -> SpiffeId:
     if now < leaf.not_before:
         raise UnusableError(Part.CHAIN, f"is valid only in {leaf.not_before - now:.0f} s; compare clocks")
     return found
+
+
+def _read(crls: tuple[bytes, ...]) -> None:
+    try:
+        crl.parse(crls)
+    except crl.CrlError as error:
+        raise UnusableError(Part.CRL, f"cannot be used: {error}") from error
 
 
 def _prove(svid: Svid, bundle: bytes) -> None:

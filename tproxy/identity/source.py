@@ -21,11 +21,11 @@ class Source(Protocol):
 
     name: str  # in words, for people: "Istio CA istiod.istio-system.svc:15012"
 
-    def snapshots(self) -> AsyncIterator[Snapshot]:
+    def snapshots(self) -> AsyncIterator[Snapshot | SourceError]:
         """The first one as soon as it can be had, then each newer one, for ever.
 
         Every snapshot has been through ``identity.proof.proven``. Raises SourceError when the source fails; whoever
-        iterates waits a while (backoff is not the source's business) and calls ``snapshots`` again. Cancelling ends
-        everything that the source has open.
+        iterates waits a while (backoff is not the source's business) and calls ``snapshots`` again. A source that
+        goes on by itself after a failure yields the error instead. Cancelling ends everything that it has open.
         """
         ...

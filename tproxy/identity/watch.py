@@ -1,9 +1,16 @@
-"""Whether files are other ones than they were."""
+"""Whether files are other ones than they were, and waiting until they are: inotify, and a look at the files anyway."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+
+from asyncinotify import Inotify, Mask
+
+_CHANGES = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MODIFY | Mask.ATTRIB
+LOOK = 5.0  # seconds: network file systems and exhausted inotify instances tell nothing
+SETTLE = 0.05  # seconds: a rotation writes more than one file
 
 
 class Watch:
@@ -17,6 +24,31 @@ class Watch:
         """True once after each change; a missing file is one more state that it can be in."""
         before, self._seen = self._seen, self._look()
         return before != self._seen
+
+    async def change(self) -> None:
+        """Returns once after each change."""
+        while not self.changed():
+            await self._event()
+
+    async def _event(self) -> None:
+        """Something has happened in a folder of ours, or it is time to look anyway."""
+        try:
+            with Inotify() as inotify:
+                for folder in self._folders():
+                    inotify.add_watch(folder, _CHANGES | Mask.ONLYDIR)
+                if self._look() == self._seen:  # nothing happened before we began to watch
+                    async with asyncio.timeout(LOOK):
+                        await inotify.get()
+                await asyncio.sleep(SETTLE)
+        except TimeoutError:
+            return
+        except OSError:  # no instance left (inotify(7), max_user_instances), or a folder went away
+            await asyncio.sleep(1.0)
+
+    def _folders(self) -> set[Path]:
+        """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are."""
+        named = {Path(path).parent for path in self._paths}
+        return {folder for folder in named | {Path(path).resolve().parent for path in self._paths} if folder.is_dir()}
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         seen: list[tuple[int, int, int] | None] = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import select
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,7 +20,9 @@ from tproxy.kernel.sockmap import WINDOW, Off, Shortcut
 
 MANY = 3 * WINDOW
 PROBE = bytes(1000)
+CRAMPED = 64 * 1024  # a send buffer that makes the sender wait
 PATIENCE = 2.0  # seconds for a step that takes milliseconds
+ROUNDS, LUCK = 8, 0.08  # of a race, and seconds after which none begins
 
 
 def open_shortcut(config: Config) -> Shortcut | Off:
@@ -49,13 +54,66 @@ def prove(shortcut: Shortcut) -> str:
 
 
 def visible(shortcut: Shortcut) -> str:
-    """What an application could notice of its socket being in a sockhash, or nothing.
+    """What an application could notice of its socket being in a sockhash, or nothing."""
+    return miscounted(shortcut) or interrupted(shortcut)
 
-    Some kernels (seen on 6.18.44) count for FIONREAD only what was redirected to a socket, not what came by TCP; nginx,
-    which believes it, then waits for ever.
+
+def miscounted(shortcut: Shortcut) -> str:
+    """Some kernels (seen on 6.12 and 6.18) count for FIONREAD only what was redirected to a socket, not TCP's bytes.
+
+    nginx, which believes it, then waits for ever.
     """
     with _pair(shortcut) as (app, own):
         return _unnoticed(app, own)
+
+
+def interrupted(shortcut: Shortcut) -> str:
+    """Some kernels (seen on 6.1, 6.12 and 6.18) end a blocking recv(2) with EAGAIN while another thread sends.
+
+    tcp_bpf_recvmsg waits once: a wake-up that was meant for the sender, who now has room, finds nothing to read.
+    That is a race, so there are several rounds.
+    """
+    until = time.monotonic() + LUCK
+    for _ in range(ROUNDS):
+        with _pair(shortcut) as (app, own):
+            if why := duplex(app, own):
+                return why
+        if time.monotonic() > until:
+            break
+    return ""
+
+
+def duplex(app: socket.socket, own: socket.socket) -> str:
+    """One thread of the application waits for an answer while another sends; how that recv(2) ended, if not well."""
+    app.settimeout(None)
+    app.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CRAMPED)
+    ends: list[str] = []
+    reader = threading.Thread(target=_answer, args=(app, ends), daemon=True)
+    sender = threading.Thread(target=_question, args=(app,), daemon=True)
+    reader.start()
+    sender.start()
+    while own.recv(1 << 16):
+        pass
+    own.sendall(PROBE)
+    for thread in (reader, sender):
+        thread.join(PATIENCE)
+    return "".join(ends) if ends else "a blocking recv(2) of the application does not end"
+
+
+def _answer(app: socket.socket, ends: list[str]) -> None:
+    try:
+        app.recv(1)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        ends.append(f"a blocking recv(2) of the application ends with {name} while another thread sends")
+    else:
+        ends.append("")
+
+
+def _question(app: socket.socket) -> None:
+    with suppress(OSError):
+        app.sendall(bytes(MANY))
+        app.shutdown(socket.SHUT_WR)
 
 
 def _unnoticed(app: socket.socket, own: socket.socket) -> str:

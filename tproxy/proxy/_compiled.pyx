@@ -407,6 +407,11 @@ cdef class Pair:
         self.reactor.give_back(self.down)
         self.reactor.give_back(self.up)
 
+    def cut(self):
+        """Ended by us: what was carried until now."""
+        self.detach()
+        return Moved(self.down.moved, self.up.moved, Outcome.CUT, "sidecar")
+
     def forget(self):
         """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""
         self.down.pair = self.up.pair = None

@@ -11,6 +11,7 @@ from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record
 from tproxy.kernel.sock import abort, is_local
 from tproxy.proxy.legs import Leg, PlainLeg, TlsLeg
+from tproxy.proxy.live import admit
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import Side, State, dial
 from tproxy.proxy.trace import Trace
@@ -25,6 +26,11 @@ async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
             abort(down)
             return trace.refused(deny)
         case up:
+            fallen = admit(trace, state, side)
+            if fallen is not None:
+                for sock in (down, up.sock):
+                    abort(sock)
+                return trace.refused(fallen)
             moved = await relay(side.app_leg(down), up, side.reactor)
             if isinstance(up, TlsLeg) and moved.outcome is Outcome.CLOSED and state.config.fast.resumption:
                 state.contexts.sessions.keep(trace.target, up.tls.ticket())
@@ -34,7 +40,8 @@ async def egress(down: socket.socket, trace: Trace, side: Side) -> Record:
 async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
     """The leg towards the destination that the decision asks for."""
     config = state.config
-    match decide.egress(trace.target, _own(trace, config), config):
+    trace.local = _own(trace, config)
+    match decide.egress(trace.target, trace.local, config):
         case Deny() as deny:
             return deny
         case decide.Plain(target, rule):

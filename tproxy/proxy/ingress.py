@@ -11,6 +11,7 @@ from tproxy.core.reason import Deny
 from tproxy.core.record import Record
 from tproxy.kernel.sock import abort
 from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.live import admit
 from tproxy.proxy.peek import first
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import Side, State, dial
@@ -30,6 +31,10 @@ async def ingress(down: socket.socket, trace: Trace, side: Side) -> Record:
     if isinstance(leg, Deny) or isinstance(up, Deny):
         abort(down)
         return trace.refused(leg if isinstance(leg, Deny) else up)  # type: ignore[arg-type]
+    if deny := admit(trace, state, side):
+        for sock in (down, up):
+            abort(sock)
+        return trace.refused(deny)
     return trace.moved(await relay(leg, side.app_leg(up), side.reactor))
 
 

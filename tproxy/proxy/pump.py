@@ -125,6 +125,7 @@ class Pair:
             self._end(Outcome.CLOSED, self.last)
 
     def broke(self, end: str, error: OSError) -> None:
+        error.__traceback__ = None  # its frames hold us, and we shall hold it: a circle that keeps the TLS state alive
         self._end(Outcome.TRUNCATED if isinstance(error, TruncatedError) else Outcome.RESET, end, error)
 
     def _end(self, outcome: Outcome, end: str, error: Exception | None = None) -> None:
@@ -136,6 +137,11 @@ class Pair:
         for leg in (self.down, self.up):
             if leg.sock.fileno() >= 0:
                 self.reactor.forget(leg.sock)
+
+    def cut(self) -> Moved:
+        """Ended by us: what was carried until now."""
+        self.detach()
+        return Moved(self.forth.moved, self.back.moved, Outcome.CUT, "sidecar")
 
     def forget(self) -> None:
         """Break the circle of references, so that a connection's memory goes with it and not at the next collection."""

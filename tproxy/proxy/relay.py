@@ -17,12 +17,15 @@ LAST_WORDS = 1.0  # seconds that bytes before a reset get to reach the other sid
 async def relay(down: Leg, up: Leg, reactor: AnyReactor) -> Moved:
     """Carry bytes both ways until both ended or one side broke; then both sockets are closed, with RST if it broke.
 
-    Cancelling it cuts the connection: both sides get RST.
+    Cancelling it cuts the connection: both sides get RST, and what was carried until then is returned.
     """
     state = reactor.join(down, up)
     try:
         state.start()
-        moved = await state.ended
+        try:
+            moved = await state.ended
+        except asyncio.CancelledError:
+            return state.cut()
         if moved.outcome is not Outcome.CLOSED:
             await _last_words((up if moved.ended_by == "source" else down).sock)
             return moved

@@ -6,16 +6,17 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from tproxy.core.address import Endpoint
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.kernel.sock import abort, original_destination
 from tproxy.proxy.side import Side
-from tproxy.proxy.trace import Trace
+from tproxy.proxy.trace import STOPPING, Trace
 
 log = logging.getLogger("tproxy")
+Choice = Callable[[Iterable[Trace]], Iterable[tuple[Trace, Deny]]]
 Handler = Callable[[socket.socket, Trace, Side], Awaitable[Record]]
 BURST = 32  # accepted at once before other connections get their turn
 PAUSE = 0.1  # seconds without accepting after the process ran out of files or memory
@@ -27,7 +28,7 @@ class Server:
 
     def __init__(self, listener: socket.socket, direction: Direction, handler: Handler, side: Side) -> None:
         self.listener, self.direction, self.handler, self.side = listener, direction, handler, side
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], Trace] = {}
         self.loop = asyncio.get_running_loop()
         self._paused: asyncio.TimerHandle | None = None
         self._starving = False
@@ -44,10 +45,14 @@ class Server:
         self.loop.remove_reader(self.listener)
         self.listener.close()
 
-    def cut(self) -> None:
-        """End every connection with RST."""
-        for task in self.tasks:
-            task.cancel()
+    def cut(self, chosen: Choice | None = None) -> int:
+        """End every connection, or those that are chosen, with RST; their number is returned."""
+        verdicts = dict(chosen(self.tasks.values())) if chosen else dict.fromkeys(self.tasks.values(), STOPPING)
+        for task, trace in self.tasks.items():
+            if (verdict := verdicts.get(trace)) is not None:
+                trace.verdict = verdict
+                task.cancel()
+        return len(verdicts)
 
     def _accept(self) -> None:
         for _ in range(BURST):
@@ -85,14 +90,14 @@ class Server:
             self.side.finished(trace.refused(Deny(Reason.OVERLOAD, f"{limit} connections are open")))
             return
         task = self.loop.create_task(self._carry(sock, trace))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = trace
+        task.add_done_callback(self.tasks.pop)
 
     async def _carry(self, sock: socket.socket, trace: Trace) -> None:
         try:
             record = await self.handler(sock, trace, self.side)
         except asyncio.CancelledError:
-            record = trace.cut(Reason.CUT_BY_DRAIN, "the sidecar is stopping")
+            record = trace.cut()
         except Exception as error:
             log.exception("a defect in the sidecar, connection %s to %s", trace.source, trace.target)
             record = trace.refused(Deny(Reason.INTERNAL, f"{type(error).__name__}: {error}"))

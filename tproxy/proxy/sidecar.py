@@ -4,86 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tproxy.core.config import Ports
-from tproxy.core.fields import ConfigError
 from tproxy.core.record import Direction, Record
 from tproxy.kernel.sock import listener
 from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.egress import egress
 from tproxy.proxy.ingress import ingress
+from tproxy.proxy.live import fallen, overdue
 from tproxy.proxy.server import Server, drain
 from tproxy.proxy.side import Side, State
 
 log = logging.getLogger("tproxy")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where states come from: ``load`` raises ConfigError on what is unusable; ``changed`` says when to ask again."""
-
-    load: Callable[[], State]
-    changed: Callable[[], bool]
-    loaded: Callable[[State], None]
-    refused: Callable[[], None]
-
-
 class Sidecar:
     """Owns the two servers and the state of the moment."""
 
-    def __init__(
-        self, state: State, source: Source, finished: Callable[[Record], None], shortcut: Shortcut | None = None
-    ) -> None:
-        self.source, self.side = source, Side(state, finished, shortcut)
-        self.draining = False
-        self.servers: list[Server] = []
+    def __init__(self, finished: Callable[[Record], None], shortcut: Shortcut | None = None) -> None:
+        self._finished, self._shortcut = finished, shortcut
+        self._side: Side | None = None
+        self._draining = False
+        self._servers: list[Server] = []
 
-    def start(self) -> None:
+    @property
+    def state(self) -> State | None:
+        """The present generation; None before the first."""
+        return None if self._side is None else self._side.state
+
+    def start(self, state: State) -> None:
         """Listen. KernelError says what is missing."""
-        ports: Ports = self.side.state.config.ports
-        mark = self.side.state.config.marks.own
-        self.servers.append(Server(listener(ports.egress, mark), Direction.EGRESS, egress, self.side))
-        self.servers.append(Server(listener(ports.ingress, mark), Direction.INGRESS, ingress, self.side))
-        for server in self.servers:
+        side = self._side = Side(state, self._finished, self._shortcut)
+        ports, mark = state.config.ports, state.config.marks.own
+        self._servers.append(Server(listener(ports.egress, mark), Direction.EGRESS, egress, side))
+        self._servers.append(Server(listener(ports.ingress, mark), Direction.INGRESS, ingress, side))
+        for server in self._servers:
             server.start()
 
     def open_connections(self) -> int:
         """Connections being carried now."""
-        return sum(len(server.tasks) for server in self.servers)
+        return sum(len(server.tasks) for server in self._servers)
 
     def not_ready(self) -> str:
         """Why the sidecar is not ready, or nothing."""
-        if self.draining:
+        if self._draining:
             return "draining"
-        return "" if self.servers else "not listening yet"
+        return "" if self._servers else "waiting for credentials"
 
-    def reload(self) -> None:
-        """Swap the state for a new one; a broken one is refused and the last good one keeps serving."""
-        old = self.side.state
-        try:
-            new = self.source.load()
-        except ConfigError as error:
-            log.error("reload refused, the last good configuration keeps serving: %s", error)
-            self.source.refused()
-            return
+    def take(self, new: State) -> None:
+        """Swap the state for a new one; what it no longer admits is cut."""
+        assert self._side is not None  # started
+        old, self._side.state = self._side.state, new
         if new.config.ports != old.config.ports or new.config.capture != old.config.capture:
             log.warning("ports and capture take effect only after tproxy init and a restart of the sidecar")
         if replace(new.config.fast, resumption=old.config.fast.resumption) != old.config.fast:
             log.warning("fast.relay, sockmap and splicer take effect only after a restart of the sidecar")
-        self.side.state = new
-        self.source.loaded(new)
         log.info("reloaded: %s, serial %x", new.own, new.serial)
+        cut = sum(server.cut(lambda traces: fallen(traces, old, new)) for server in self._servers)
+        if cut:
+            log.warning("%d running connections were cut: they would not be admitted now", cut)
 
-    async def watch(self, seconds: float = 1.0) -> None:
-        """Reload when a file has changed, for ever."""
+    async def sweep(self, seconds: float = 1.0) -> None:
+        """Cut what has outlived its certificates, for ever."""
         while True:
             await asyncio.sleep(seconds)
-            if self.source.changed():
-                self.reload()
+            clock = time.monotonic()
+            for server in self._servers:
+                server.cut(lambda traces: overdue(traces, clock))  # noqa: B023  # used before the loop goes on
 
     async def stop(self) -> int:
         """Drain; the number of connections that had to be cut."""
-        self.draining = True
-        return await drain(self.servers, self.side.state.config.limits.drain)
+        self._draining = True
+        return await drain(self._servers, self.state.config.limits.drain) if self.state else 0

@@ -1,36 +1,30 @@
 """TLS of the mesh: contexts from a snapshot of credentials, the handshake, and who the peer proved to be.
 
-OpenSSL verifies the chain against our trust domain's bundle; the SPIFFE rules are core.identity's.
+In the handshake OpenSSL verifies the chain against all bundles that we have. Whether it leads to the bundle of the
+peer's own trust domain, and is not revoked, identity.trust decides before the first byte is forwarded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
+from tproxy.core.config import Config
 from tproxy.core.decide import MESH_ALPN
-from tproxy.core.identity import Snapshot, SpiffeId, svid_id
+from tproxy.core.identity import Snapshot, SpiffeId
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
-from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity.openssl import Role, Ticket, Tls, TlsError, role
+from tproxy.identity.trust import Chain, Verifier, reason
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.sessions import Sessions
 
 MAX_HANDSHAKE = 256 * 1024  # bytes of a peer's whole handshake; a chain longer than that is hostile
 
-_VERIFY = {  # openssl/x509_vfy.h
-    9: Reason.PEER_NOT_YET_VALID,
-    10: Reason.PEER_EXPIRED,
-    26: Reason.PEER_WRONG_USAGE,
-}
 _NOT_TLS = frozenset(
     ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE")
 )
@@ -43,7 +37,15 @@ class Contexts:
     snapshot: Snapshot
     server: Role
     client: Role
+    verifier: Verifier = field(repr=False)
     sessions: Sessions = field(default_factory=Sessions, repr=False)
+
+    def recheck(self, chain: Chain, server_peer: bool, now: float) -> Deny | None:
+        """Whether the peer of a live connection would still be believed, if its leaf had not expired meanwhile.
+
+        ``chain`` is the connection's Session.chain, of whatever generation; ``server_peer``: we dialled it.
+        """
+        return self.verifier.recheck(chain, server_peer, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,30 @@ class Session:
     peer: SpiffeId
     peer_serial: int
     facts: TlsFacts
+    chain: Chain = field(repr=False)  # the peer's; one for all connections that brought it
+    not_after: int  # of the peer's certificate, unix seconds
 
 
-def contexts(snapshot: Snapshot, trust_domain: str, groups: Sequence[str] = (), resumption: bool = False) -> Contexts:
-    """Contexts that trust the bundle of our own trust domain and nothing else. The snapshot must be proven already."""
+def contexts(snapshot: Snapshot, config: Config) -> Contexts:
+    """Contexts that trust the bundles of our own and of the federated trust domains. The snapshot must be proven."""
+    own, federated = config.trust_domain, (other.trust_domain for other in config.trust.federated)
+    bundles = b"".join(snapshot.bundles[domain] for domain in (own, *federated) if domain in snapshot.bundles)
+    verifier = Verifier(snapshot, config.trust, own)
     server, client = (
-        role(server, snapshot.svid, snapshot.bundles[trust_domain], MESH_ALPN, groups, resumption, proven=True)
-        for server in (True, False)
+        role(
+            is_server,
+            snapshot.svid,
+            bundles,
+            MESH_ALPN,
+            config.groups,
+            config.fast.resumption,
+            proven=True,
+            tls12=config.tls12,
+            verifier=verifier,
+        )
+        for is_server in (True, False)
     )
-    return Contexts(snapshot, server, client)
+    return Contexts(snapshot, server, client, verifier)
 
 
 async def handshake(
@@ -80,15 +97,26 @@ async def handshake(
         return denial(error, side.server)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    certificate = leg.tls.peer_certificate()
-    match _identify(hashlib.sha256(certificate).digest(), certificate):
-        case Deny() as deny:
-            return deny
-        case (peer, leaf):
-            # a full handshake has just verified the chain; a resumed one stands on an earlier verification
-            if leg.tls.resumed and not leaf.not_before <= time.time() < leaf.not_after:
-                return Deny(Reason.PEER_EXPIRED, "the peer's certificate has expired since the session began")
-            return Session(leg, peer, leaf.serial, TlsFacts(*leg.tls.agreed()))
+    return _session(leg, side)
+
+
+def _session(leg: TlsLeg, side: Role) -> Session | Deny:
+    """Who the peer is. A resumed handshake verified nothing, so that the chain it stands on is judged anew."""
+    tls, verifier = leg.tls, side.verifier
+    assert verifier is not None  # contexts() gives each role one
+    if not tls.binds_session:
+        return Deny(Reason.HANDSHAKE_FAILED, "TLS 1.2 without the extended master secret (RFC 7627)")
+    peer = verifier.meet(tls.peer_chain(), whole=not tls.resumed or not side.server)
+    if isinstance(peer, Deny):
+        return peer
+    now = time.time()
+    if tls.resumed or not verifier.handshake_suffices(now):
+        found = verifier.check(peer.chain, not side.server, now)
+    else:
+        found = verifier.foreign(peer.id) or peer.id
+    if isinstance(found, Deny):
+        return found
+    return Session(leg, peer.id, peer.facts.serial, TlsFacts(*tls.agreed()), peer.chain, peer.facts.not_after)
 
 
 def _last_alert(sock: socket.socket, tls: Tls) -> None:
@@ -98,27 +126,17 @@ def _last_alert(sock: socket.socket, tls: Tls) -> None:
             sock.send(alert)
 
 
-@lru_cache(maxsize=1024)
-def _identify(_digest: bytes, certificate: bytes) -> tuple[SpiffeId, LeafFacts] | Deny:
-    match leaf_facts(certificate):
-        case Malformed(why):
-            return Deny(Reason.PEER_BAD_ID, f"the peer's certificate cannot be read: {why}")
-        case LeafFacts() as leaf:
-            found = svid_id(leaf)
-            return found if isinstance(found, Deny) else (found, leaf)
-
-
 def denial(error: TlsError, server: bool) -> Deny:
     """OpenSSL's error in our words."""
-    reason = error.reason
+    said = error.reason
     if error.verify_code:
-        return Deny(_VERIFY.get(error.verify_code, Reason.PEER_UNTRUSTED), f"the peer's certificate: {error.why}")
-    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return Deny(reason(error.verify_code), f"the peer's certificate: {error.why}")
+    if said == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return Deny(Reason.NO_CERTIFICATE, "the caller sent no client certificate")
-    if "ALERT" in reason:
+    if "ALERT" in said:
         return Deny(
-            Reason.REFUSED_BY_PEER, f"the peer refused with the TLS alert {reason.partition('ALERT_')[2].lower()}"
+            Reason.REFUSED_BY_PEER, f"the peer refused with the TLS alert {said.partition('ALERT_')[2].lower()}"
         )
-    if reason in _NOT_TLS and not server:
+    if said in _NOT_TLS and not server:
         return Deny(Reason.PEER_NOT_TLS, "the destination answered something that is not TLS")
     return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {error.why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -12,10 +13,11 @@ from tproxy.identity.openssl import TlsError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.tls import Session, denial
 
+STOPPING = Deny(Reason.CUT_BY_DRAIN, "the sidecar is stopping")
 _FAILED = frozenset((Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.INTERNAL))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Trace:
     """Facts in the order in which they are found."""
 
@@ -30,9 +32,15 @@ class Trace:
     peer_serial: str = ""
     own_serial: str = ""
     tls: TlsFacts | None = None
+    local: bool = False  # the target is this pod's own address
+    carrying: bool = False  # admitted, and not ended yet
+    proven: Session | None = None  # None: plaintext
+    ends: float = math.inf  # monotonic
+    verdict: Deny | None = None  # why we cut it, if we do
 
     def session(self, session: Session) -> None:
         """Who the peer proved to be."""
+        self.proven = session
         self.peer, self.peer_serial, self.tls = str(session.peer), f"{session.peer_serial:x}", session.facts
 
     def refused(self, deny: Deny) -> Record:
@@ -43,6 +51,10 @@ class Trace:
 
     def moved(self, moved: Moved) -> Record:
         """Something was carried, to whatever end."""
+        if moved.outcome is Outcome.CUT:
+            verdict = self.verdict or STOPPING
+            self.rule = verdict.rule or self.rule
+            return self._record(Outcome.CUT, moved, verdict.reason, verdict.why)
         error, reason, why = moved.error, None, str(moved.error or "")
         if isinstance(error, TlsError):  # an alert, or damage, in the middle of the stream
             deny = denial(error, self.direction is Direction.INGRESS)
@@ -56,9 +68,9 @@ class Trace:
         reset = moved.outcome is Outcome.RESET and moved.ended_by == "target"
         return reset and self.direction is Direction.EGRESS and self.tls is not None and not moved.received
 
-    def cut(self, reason: Reason, why: str) -> Record:
-        """Ended by us."""
-        return self._record(Outcome.CUT, Moved(0, 0, Outcome.CUT, "sidecar"), reason, why)
+    def cut(self) -> Record:
+        """Ended by us before anything was carried."""
+        return self.moved(Moved(0, 0, Outcome.CUT, "sidecar"))
 
     def _record(self, outcome: Outcome, moved: Moved, reason: Reason | None, why: str) -> Record:
         return Record(

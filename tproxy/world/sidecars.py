@@ -46,14 +46,16 @@ class Authority:
 class Sidecar:
     """``tproxy init`` and ``tproxy sidecar`` in one pod."""
 
-    def __init__(self, pod: Pod, svid: Path, trust_domain: str, **config: Any) -> None:
+    def __init__(self, pod: Pod, identity: Path | Mapping[str, Any], trust_domain: str, **config: Any) -> None:
+        """``identity`` is a folder with an SVID, or that section of the configuration."""
         self.pod, self.process = pod, None
         self.path = pod.world.directory / f"{pod.name}.yaml"
         self.log = pod.world.directory / f"{pod.name}-sidecar.log"
-        files = {name: str(svid / f"{name}.pem") for name in ("cert", "key", "ca")}
+        if isinstance(identity, Path):
+            identity = {name: str(identity / f"{name}.pem") for name in ("cert", "key", "ca")}
         self.base: Mapping[str, Any] = {
             "trustDomain": trust_domain,
-            "identity": files,
+            "identity": dict(identity),
             "mesh": [{"cidr": "10.77.0.0/24"}, {"cidr": "fd77::/64"}],
         }
         self.write(**config)

@@ -1,0 +1,103 @@
+"""``tproxy control``'s configuration: what a file may say, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tproxy.cli import main, parser
+from tproxy.cli.control import effective
+from tproxy.control.config import NAMES, Control
+from tproxy.core.fields import ConfigError
+from tproxy.core.identity import SpiffeId
+
+MANY = {
+    "trustDomain": "cluster.local",
+    "dir": "/ca",
+    "listen": {"address": "::1", "port": 1, "health": 2},
+    "names": ["ca.example", "10.0.0.1"],
+    "maxTtl": "1h",
+    "audience": "mine",
+    "kubernetes": {"apiServer": "https://[fd00::1]:6443", "tokenFile": "/t", "caFile": "/c", "checkAddress": False},
+    "joinTokens": False,
+    "impersonators": ["spiffe://cluster.local/ns/istio-system/sa/ztunnel"],
+    "keep": "30d",
+}
+
+
+def test_everything_can_be_said() -> None:
+    found = Control.parse(MANY)
+    assert (found.address, found.port, found.health, found.max_ttl, found.keep) == ("::1", 1, 2, 3600, 30 * 86400)
+    assert found.names == ("ca.example", ip_address("10.0.0.1")) and not found.join_tokens
+    assert found.kubernetes and (found.kubernetes.host, found.kubernetes.port) == ("fd00::1", 6443)
+    assert found.impersonators == {SpiffeId("cluster.local", ("ns", "istio-system", "sa", "ztunnel"))}
+
+
+def test_the_defaults_are_istios_port_a_day_and_no_kubernetes() -> None:
+    found = Control.parse({})
+    assert (found.port, found.health, found.max_ttl, found.audience) == (15012, 15021, 86400, "istio-ca")
+    assert found.kubernetes is None and found.join_tokens and len(found.names) == len(NAMES)
+
+
+def test_kubernetes_with_its_defaults_needs_one_word() -> None:
+    found = Control.parse({"kubernetes": {"enabled": True}}).kubernetes
+    assert found and (found.host, found.port) == ("kubernetes.default.svc", 443) and found.check_address
+    assert Control.parse({"kubernetes": {"enabled": False}}).kubernetes is None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"maxTTL": "1h"}, "maxTTL: unknown field; did you mean 'maxTtl'?"),
+        ({"maxTtl": "1y"}, "maxTtl: '1y': expected a time"),
+        ({"names": ["UPPER"]}, "names[0]: 'UPPER': expected a DNS name in lower case"),
+        ({"names": []}, "names: is empty"),
+        ({"listen": {"port": 0}}, "listen.port: 0: expected a port"),
+        ({"listen": {"port": 15021}}, "listen.health: 15021: the port is taken by listen.port"),
+        ({"listen": {"address": "localhost"}}, "listen.address: 'localhost'"),
+        ({"kubernetes": {"apiServer": "http://x"}}, "kubernetes.apiServer: 'http://x': expected https://host"),
+        ({"kubernetes": {"apiServer": "https://x/y"}}, "kubernetes.apiServer: 'https://x/y': expected https://host"),
+        ({"kubernetes": {"apiServer": "https://x:y"}}, "kubernetes.apiServer: 'https://x:y': expected https://host"),
+        ({"kubernetes": {"tokenfile": "x"}}, "kubernetes.tokenfile: unknown field; did you mean 'tokenFile'?"),
+        ({"impersonators": ["ztunnel"]}, "impersonators[0]: 'ztunnel'"),
+        ({"limits": {"deadline": 0}}, "limits.deadline: 0"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_field(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Control.parse(data, "control.yaml")
+    assert str(caught.value).startswith(f"control.yaml: {said}")
+
+
+def test_options_are_laid_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "control.yaml"
+    path.write_text("dir: here\nmaxTtl: 1h\n")
+    args = parser().parse_args(["control", "--config", str(path), "--dir", "there", "--port", "7"])
+    found = effective(args)
+    assert (found.dir, found.port, found.max_ttl) == ("there", 7, 3600)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "dir: is missing"),
+        (("--dir", "x", "--port", "seven"), "--port: 'seven': expected a port"),
+        (("--dir", "/nonexistent"), "make an authority with tproxy ca init --dir /nonexistent"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_in_one_line(
+    options: tuple[str, ...], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["control", *options]) == 2
+    err = capfd.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_a_server_to_which_nobody_could_come_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "control.yaml"
+    path.write_text("dir: x\njoinTokens: false\n")
+    with pytest.raises(ConfigError, match="nobody could come"):
+        effective(parser().parse_args(["control", "--config", str(path)]))

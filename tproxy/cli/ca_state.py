@@ -1,0 +1,205 @@
+"""``tproxy ca token``, ``tokens``, ``rotate``: what changes the authority's state while a server may be running."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from tproxy.core.address import parse_address
+from tproxy.core.fields import ConfigError
+from tproxy.core.identity import SpiffeId
+from tproxy.core.identity_config import parse_seconds
+
+if TYPE_CHECKING:
+    from tproxy.control import tokens
+    from tproxy.control.rotation import Holder, NotYet
+
+Calls: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+T = TypeVar("T")
+
+
+def register(calls: Calls) -> None:
+    """Add the calls to ``tproxy ca``."""
+    token = calls.add_parser("token", help="make a join token for a workload outside Kubernetes, or revoke one")
+    _dir(token)
+    what = token.add_mutually_exclusive_group(required=True)
+    what.add_argument("--id", metavar="SPIFFE_ID", help="who comes with it")
+    what.add_argument("--revoke", metavar="NAME", help="the second part of a token, as tproxy ca tokens lists it")
+    token.add_argument("--ttl", default="1h", metavar="TIME", help="90s, 15m, 24h, 7d (default 1h)")
+    token.add_argument("--address", metavar="IP", help="only from there")
+    token.add_argument("--uses", metavar="N", help="so many certificates (default: any number until --ttl)")
+    token.set_defaults(run=run_token)
+    tokens = calls.add_parser("tokens", help="list join tokens; none can be shown again")
+    _dir(tokens)
+    tokens.add_argument("--json", action="store_true", help="as JSON")
+    tokens.set_defaults(run=run_tokens)
+    rotate = calls.add_parser("rotate", help="replace the root in three steps: add, switch, drop")
+    _dir(rotate)
+    rotate.add_argument("step", choices=("add", "switch", "drop", "status"))
+    rotate.add_argument("--force", action="store_true", help="although somebody is left behind; it says who")
+    rotate.set_defaults(run=run_rotate)
+
+
+def _dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", required=True, metavar="DIR", help="where the authority lives")
+
+
+def run_token(args: argparse.Namespace) -> int:
+    """The token on stdout, everything else on stderr."""
+    from tproxy.control import tokens
+    from tproxy.control.authority import trust_domain_of
+    from tproxy.control.state import State
+    from tproxy.control.store import signer
+
+    folder = Path(args.dir)
+    if args.revoke:
+        with closing(State.open(folder)) as state:
+            if not tokens.revoke(state, args.revoke):
+                known = [token.name for token in tokens.listed(state)]
+                raise ConfigError("command line", "--revoke", "there is no token of this name", args.revoke, known)
+        print(f"{args.revoke} is revoked; certificates that it fetched live on to their end")
+        return 0
+    workload = _parsed("--id", SpiffeId.parse, args.id)
+    seconds = _parsed("--ttl", parse_seconds, args.ttl)
+    address = str(_parsed("--address", parse_address, args.address)) if args.address else ""
+    uses = _parsed("--uses", _uses, args.uses) if args.uses else None
+    domain = trust_domain_of(signer(folder).certificate)
+    if workload.trust_domain != domain:
+        raise ConfigError("command line", "--id", f"this authority signs for {domain} only", args.id)
+    until = int(time.time()) + seconds
+    with closing(State.open(folder)) as state:
+        made = tokens.create(state, workload, until, address, uses)
+    print(f"for {workload}, until {_when(until)}; it is shown this once", file=sys.stderr)
+    print(made)
+    return 0
+
+
+def _uses(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1_000_000_000:
+        raise ValueError("expected a number from 1")
+    return int(text)
+
+
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", option, str(error), text) from error
+
+
+def run_tokens(args: argparse.Namespace) -> int:
+    """One line for each."""
+    from tproxy.control import tokens
+    from tproxy.control.state import State
+
+    now = int(time.time())
+    with closing(State.open(Path(args.dir))) as state:
+        found = tokens.listed(state)
+    if args.json:
+        shown = [{"name": one.name, "id": one.id, "expires": one.expires, "state": one.in_words(now)} for one in found]
+        print(json.dumps(shown, indent=2))
+        return 0
+    for one in found:
+        where = f", only from {one.address}" if one.address else ""
+        print(f"{one.name}  {one.in_words(now):<16} until {_when(one.expires)}  {one.id}{where}")
+    return 0
+
+
+def run_rotate(args: argparse.Namespace) -> int:
+    """Take a step, or say why not; exit code 1 is a step that is refused."""
+    from tproxy.control import rotation
+    from tproxy.control.authority import trust_domain_of
+    from tproxy.control.state import State
+    from tproxy.control.store import signer
+
+    folder, now = Path(args.dir), int(time.time())
+    with closing(State.open(folder)) as state:
+        match args.step:
+            case "status":
+                rotation.publish(folder, state)
+            case "add":
+                added = rotation.add(folder, state, trust_domain_of(signer(folder).certificate), "ecdsa", now)
+                if isinstance(added, rotation.NotYet):
+                    return _refused(added)
+                print(f"a new root is in {folder}/generation-{added.number}; bundle.pem and every response carry both")
+                print("give bundle.pem to whoever verifies the CA itself (identity.istioCa.roots)")
+            case step:
+                take = rotation.switch if step == "switch" else rotation.drop
+                left = take(folder, state, now, args.force)
+                if isinstance(left, rotation.NotYet):
+                    return _refused(left)
+                _left_behind(left)
+    print("\n".join(words(folder)))
+    return 0
+
+
+def words(folder: Path) -> list[str]:
+    """The authority's state as sentences."""
+    from tproxy.control import rotation, signer, tokens
+    from tproxy.control.explain import certificates, in_words
+    from tproxy.control.state import State
+
+    now = int(time.time())
+    with closing(State.open(folder)) as state:
+        found, known = rotation.standing(state, now), tokens.listed(state)
+        alive, total = state.rows("SELECT count(CASE WHEN not_after > ? THEN 1 END), count(*) FROM issued", now)[0]
+    said = []
+    for one in found.generations:
+        ends = min(root.not_valid_after_utc for root in certificates(one.bundle.encode()))
+        since = f" since {_when(one.since)}" if one.since else ""
+        said.append(f"generation {one.number}: {_MEANING[one.state]}{since}; its root ends {ends:%Y-%m-%d}")
+    said.append(_signs(signer.home(folder, signer.signing(found.generations).number)))
+    said.append(f"certificates: {alive} alive, {total} in the log; join tokens: {_good(known, now)}")
+    following = found.step.following
+    if found.waiting:
+        span = in_words(timedelta(seconds=max(one.until for one in found.waiting) + rotation.SKEW - now))
+        said.append(f"next step: tproxy ca rotate {following}, not before {len(found.waiting)} holders")
+        said[-1] += f" renew or {span} pass" if following == "switch" else f"' certificates end in {span}"
+    else:
+        said.append(f"next step: tproxy ca rotate {following}, at any time")
+    return said
+
+
+_MEANING = {
+    "next": "trusted, does not sign yet",
+    "signing": "trusted, signs",
+    "old": "trusted, signs no more",
+    "dropped": "not trusted; its keys may be deleted",
+}
+
+
+def _signs(place: Path) -> str:
+    from tproxy.control import signer
+    from tproxy.control.authority import utc_now
+    from tproxy.control.explain import validity
+
+    if (place / "root.key").exists():
+        return f"root.key is in {place}: a server makes its intermediate from it, in memory"
+    held = signer.of_files(place).certificate
+    span = validity(held.not_valid_before_utc, held.not_valid_after_utc, utc_now())
+    return f"root.key is away: the intermediate in {place} signs, {span}"
+
+
+def _good(known: list[tokens.JoinToken], now: int) -> str:
+    return f"{sum(one.in_words(now).startswith('good') for one in known)} good, {len(known)} known"
+
+
+def _refused(answer: NotYet) -> int:
+    print(f"tproxy ca rotate: {answer.why}", file=sys.stderr)
+    return 1
+
+
+def _left_behind(left: list[Holder]) -> None:
+    for one in left:
+        print(f"left behind: {one.id} ({one.holder}), until {_when(one.until)}", file=sys.stderr)
+
+
+def _when(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

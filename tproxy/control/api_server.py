@@ -1,0 +1,123 @@
+"""Asking the Kubernetes API server over HTTPS: one connection, bounded answers, a deadline, no redirects.
+
+h11 parses; the token file is read anew each time, because the kubelet renews it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h11
+
+from tproxy.control.config import Kubernetes
+
+SECONDS = 5.0  # for one connection with all that is asked on it
+ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
+HEAD_LIMIT = 64 * 1024
+READ = 64 * 1024
+
+
+class ApiError(Exception):
+    """The API server cannot be asked, or its answer makes no sense. Never holds a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Status and the decoded JSON object."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class Api:
+    """One connection; questions one after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, token: str) -> None:
+        self._reader, self._writer = reader, writer
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+        self._headers = [
+            ("host", f"[{host}]" if ":" in host else host),
+            ("authorization", f"Bearer {token}"),
+            ("accept", "application/json"),
+        ]
+
+    async def get(self, path: str) -> Reply:
+        """GET."""
+        return await self._ask("GET", path, b"")
+
+    async def post(self, path: str, body: object) -> Reply:
+        """POST of a JSON document."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def _ask(self, method: str, path: str, body: bytes) -> Reply:
+        http = self._http
+        if http.our_state is h11.DONE:
+            http.start_next_cycle()
+        about = [("content-type", "application/json"), ("content-length", str(len(body)))] if body else []
+        request = h11.Request(method=method, target=path, headers=[*self._headers, *about])
+        data = [http.send(request), http.send(h11.Data(data=body)) if body else b"", http.send(h11.EndOfMessage())]
+        self._writer.write(b"".join(part or b"" for part in data))
+        await self._writer.drain()
+        return await self._answer()
+
+    async def _answer(self) -> Reply:
+        status, body = 0, bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(READ))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > ANSWER_LIMIT:
+                    raise ApiError(f"its answer is longer than {ANSWER_LIMIT} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return Reply(status, _object(bytes(body)))
+            elif not isinstance(event, h11.InformationalResponse):
+                raise ApiError("it hung up")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body) if body else {}
+    except (ValueError, RecursionError) as error:
+        raise ApiError("its answer is not JSON") from error
+    if not isinstance(found, dict):
+        raise ApiError("its answer is not a JSON object")
+    return found
+
+
+def _credentials(where: Kubernetes) -> tuple[str, ssl.SSLContext]:
+    context = ssl.create_default_context(cafile=where.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return Path(where.token_file).read_text(encoding="ascii").strip(), context
+
+
+@asynccontextmanager
+async def connected(where: Kubernetes) -> AsyncIterator[Api]:
+    """A connection for a few questions within SECONDS. ApiError names the API server and what failed."""
+    name = f"the API server {where.host}:{where.port}"
+    try:
+        async with asyncio.timeout(SECONDS):
+            token, context = _credentials(where)
+            reader, writer = await asyncio.open_connection(where.host, where.port, ssl=context, limit=READ)
+            try:
+                yield Api(reader, writer, where.host, token)
+            finally:
+                writer.close()
+    except TimeoutError as error:
+        raise ApiError(f"{name}: no answer within {SECONDS:g} s") from error
+    except h11.ProtocolError as error:
+        raise ApiError(f"{name}: it does not speak HTTP/1.1") from error
+    except (OSError, ValueError) as error:  # ssl.SSLError is one, UnicodeDecodeError the other
+        raise ApiError(f"{name}: {getattr(error, 'strerror', None) or type(error).__name__}") from error
+    except ApiError as error:
+        raise ApiError(f"{name}: {error}") from error

@@ -1,0 +1,140 @@
+"""The configuration of ``tproxy control``: parsed once, passed whole.
+
+>>> Control.parse({"dir": "ca", "maxTtl": "1h"}, "example").max_ttl
+3600
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from tproxy.core.address import Address, parse_address
+from tproxy.core.config import parse_port
+from tproxy.core.fields import Fields
+from tproxy.core.identity import SpiffeId, parse_trust_domain
+from tproxy.core.identity_config import parse_seconds
+
+SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"  # where the kubelet mounts a pod's own token
+NAMES = ("istiod.istio-system.svc", "tproxy-control.tproxy-system.svc", "localhost", "127.0.0.1", "::1")
+_DNS = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+Name = str | Address
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """How the API server is asked who a token is."""
+
+    host: str
+    port: int
+    token_file: str  # read anew for each question
+    ca_file: str
+    check_address: bool  # the caller's address must be the pod's
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Everything that the server knows; seconds are whole."""
+
+    dir: str
+    trust_domain: str  # "" for the authority's own
+    address: str  # to listen on; "" for any
+    port: int
+    health: int  # port of health and metrics
+    names: tuple[Name, ...]  # of the serving certificate
+    max_ttl: int
+    audience: str
+    kubernetes: Kubernetes | None
+    join_tokens: bool
+    impersonators: frozenset[SpiffeId]
+    keep: int  # seconds that an expired certificate stays in the log
+    concurrency: int  # calls at once; more are refused
+    deadline: float  # seconds for one call
+    drain: float  # seconds for the calls under way at the end
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any] | None, where: str = "control") -> Control:
+        """From the YAML's mapping; ConfigError names file, field, value and the nearest valid one."""
+        top = Fields(data, where)
+        listen, limits = top.inner("listen"), top.inner("limits")
+        found = cls(
+            dir=top.text("dir"),
+            trust_domain=top.parsed("trustDomain", _optional_domain, ""),
+            address=listen.parsed("address", _address, ""),
+            port=listen.parsed("port", parse_port, 15012),
+            health=listen.parsed("health", parse_port, 15021),
+            names=top.items("names", parse_name, NAMES),
+            max_ttl=top.parsed("maxTtl", parse_seconds, "24h"),
+            audience=top.text("audience", "istio-ca"),
+            kubernetes=_kubernetes(top.inner("kubernetes")) if top.raw("kubernetes") is not None else None,
+            join_tokens=top.flag("joinTokens", True),
+            impersonators=frozenset(top.items("impersonators", _id)),
+            keep=top.parsed("keep", parse_seconds, "7d"),
+            concurrency=limits.integer("concurrency", 256, 1, 10_000),
+            deadline=limits.number("deadline", 10, 0.1, 300),
+            drain=limits.number("drain", 10, 0.1, 300),
+        )
+        if found.port == found.health:
+            raise listen.error("health", "the port is taken by listen.port", found.health)
+        for fields in (listen, limits, top):
+            fields.finish()
+        if not found.names:
+            raise top.error("names", "is empty: clients check the name that they dial")
+        return found
+
+
+def _kubernetes(fields: Fields) -> Kubernetes | None:
+    host, port = fields.parsed("apiServer", _api_server, "https://kubernetes.default.svc")
+    found = Kubernetes(
+        host=host,
+        port=port,
+        token_file=fields.text("tokenFile", f"{SECRETS}/token"),
+        ca_file=fields.text("caFile", f"{SECRETS}/ca.crt"),
+        check_address=fields.flag("checkAddress", True),
+    )
+    enabled = fields.flag("enabled", True)
+    fields.finish()
+    return found if enabled else None
+
+
+def parse_name(value: object) -> Name:
+    """A DNS name in lower case, or an address."""
+    text = value if isinstance(value, str) else ""
+    try:
+        return parse_address(text)
+    except ValueError:
+        if not _DNS.fullmatch(text):
+            raise ValueError("expected a DNS name in lower case or an IP address") from None
+    return text
+
+
+def _api_server(value: object) -> tuple[str, int]:
+    try:
+        url = urlsplit(value if isinstance(value, str) else "")
+        port = url.port or 443
+    except ValueError:
+        url, port = urlsplit(""), 443
+    if url.scheme != "https" or not url.hostname or url.path.strip("/") or url.query or url.username is not None:
+        raise ValueError("expected https://host or https://host:port, and nothing behind it")
+    return url.hostname, port
+
+
+def _optional_domain(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return parse_trust_domain(value) if value else ""
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected an IP address, or '' for any")
+    return str(parse_address(value)) if value else ""
+
+
+def _id(value: object) -> SpiffeId:
+    if not isinstance(value, str):
+        raise ValueError("expected a SPIFFE id")
+    return SpiffeId.parse(value)

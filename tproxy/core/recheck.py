@@ -1,0 +1,37 @@
+"""Whether a connection that was admitted would be admitted now: after a change of configuration, for each that lives.
+
+Only a change for the worse counts: a connection that is encrypted may stay where plaintext would do.
+"""
+
+from __future__ import annotations
+
+from tproxy.core import decide
+from tproxy.core.address import Endpoint
+from tproxy.core.config import Config, Mode
+from tproxy.core.identity import SpiffeId
+from tproxy.core.reason import Deny, Reason
+
+
+def egress(target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config) -> Deny | None:
+    """A connection that the application opened; ``peer`` is None for plaintext."""
+    match decide.egress(target, is_local, config):
+        case Deny() as deny:
+            return deny
+        case decide.Mtls(_, expect, rule):
+            if peer is None:
+                return Deny(Reason.POLICY, f"{target} is reached by mTLS only now", rule)
+            answer = decide.expected(peer, expect, config, rule)
+            return answer if isinstance(answer, Deny) else None
+        case decide.Plain():
+            return None
+
+
+def ingress(target: Endpoint, source: Endpoint, peer: SpiffeId | None, config: Config) -> Deny | None:
+    """A connection from outside; ``peer`` is None for plaintext."""
+    mode = decide.arrival(target, config)
+    if isinstance(mode, Deny):
+        return mode
+    if peer is None and mode is Mode.STRICT:
+        return Deny(Reason.PLAINTEXT, f"plaintext on port {target.port}, which is strict now", "mode strict")
+    answer = decide.authorize(peer, source, target, config)
+    return answer if isinstance(answer, Deny) else None

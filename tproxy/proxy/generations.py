@@ -1,0 +1,142 @@
+"""The next State, whenever something has changed: configuration, credentials, or the files of trust beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from tproxy.core.config import Config
+from tproxy.core.fields import ConfigError
+from tproxy.core.identity import Snapshot
+from tproxy.identity.keeper import Keeper, Status
+from tproxy.identity.open import open_source
+from tproxy.identity.trusted import paths, trusted
+from tproxy.identity.watch import Watch
+from tproxy.proxy.side import State
+from tproxy.proxy.tls import contexts
+
+log = logging.getLogger("tproxy")
+
+
+class _Supply:
+    """A source at work, for one configuration."""
+
+    def __init__(self, config: Config, taken: Callable[[_Supply, Snapshot], None], failed: Callable[[], None]) -> None:
+        assert config.identity is not None  # the command line has seen to it
+        source = open_source(config.identity, config.trust_domain, config.trust)
+        self.config, self.keeper = config, Keeper(source, partial(taken, self), failed)
+        self.task = asyncio.create_task(self.keeper.run())
+
+
+class Generations:
+    """Follows files and source; ``taken`` gets each State after the first, ``refused`` hears of what cannot be used."""
+
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        file: str,
+        taken: Callable[[State], None],
+        refused: Callable[[], None],
+    ) -> None:
+        self._read, self._file, self._taken, self._refused = read, file, taken, refused
+        self._config = config
+        self._first: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+        self._snapshot: Snapshot | None = None
+        self._asked = asyncio.Event()
+        self._next: _Supply | None = None  # another source, which has delivered nothing yet
+        self._supply = _Supply(config, self._renewed, refused)
+
+    @property
+    def status(self) -> Status:
+        """Of the source in use."""
+        return self._supply.keeper.status
+
+    async def first(self) -> State:
+        """Waits for credentials, however long that takes. ConfigError if the files of trust are no good."""
+        return await self._first
+
+    def reload(self) -> None:
+        """Read everything anew, and ask the source, too (SIGHUP)."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """For ever, once there is a first State."""
+        try:
+            while True:
+                asked = await self._change()
+                self._reload(asked)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Leave every source."""
+        for supply in (self._supply, self._next):
+            if supply is not None:
+                supply.task.cancel()
+
+    async def _change(self) -> bool:
+        """Waits for a change of a file, or until somebody asks: then True."""
+        watch = Watch([*([self._file] if self._file else []), *paths(self._config.trust)])
+        both = asyncio.create_task(watch.change()), asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            return self._asked.is_set()
+        finally:
+            for task in both:
+                task.cancel()
+            self._asked.clear()
+
+    def _reload(self, asked: bool) -> None:
+        try:
+            config = self._read()
+            if self._next is not None:
+                self._next.task.cancel()
+                self._next = None
+            if _source_of(config) != _source_of(self._config):
+                log.info("reload: credentials come from another source now; the old ones serve until it delivers")
+                self._next = _Supply(config, self._renewed, self._refused)
+            elif self._snapshot is not None:
+                self._swap(config, self._snapshot)
+                if asked:
+                    self._supply.keeper.renew()
+        except ConfigError as error:
+            self._refuse(error)
+        except ImportError:  # privileges are gone, and Python's files may be out of reach
+            self._refuse(ConfigError("configuration", "identity", "this source needs a restart of the sidecar"))
+
+    def _renewed(self, supply: _Supply, snapshot: Snapshot) -> None:
+        another = supply is self._next
+        if not another and (supply is not self._supply or snapshot == self._snapshot):
+            return
+        try:
+            self._swap(supply.config if another else self._config, snapshot)
+        except ConfigError as error:
+            if self._first.done():
+                self._refuse(error)
+            else:
+                self._first.set_exception(error)
+            return
+        if another:
+            self._supply.task.cancel()
+            self._supply, self._next = supply, None
+
+    def _swap(self, config: Config, snapshot: Snapshot) -> None:
+        whole = trusted(snapshot, config.trust)
+        state = State(config, contexts(whole, config))
+        self._config, self._snapshot = config, snapshot
+        if self._first.done():
+            self._taken(state)
+        else:
+            self._first.set_result(state)
+
+    def _refuse(self, error: ConfigError) -> None:
+        log.error("reload refused, the last good configuration keeps serving: %s", error)
+        self._refused()
+
+
+def _source_of(config: Config) -> object:
+    """What a source is made of; bundles in files are not."""
+    return config.identity, config.trust_domain, [other.trust_domain for other in config.trust.federated]
