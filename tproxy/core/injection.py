@@ -69,7 +69,7 @@ class Injection:
     native: bool = True  # sidecar containers: on by default since Kubernetes 1.29 (KEP-753)
     config: Mapping[str, Any] = field(default_factory=dict)  # of every sidecar; annotations are laid over it
     secret: str = ""  # with tls.crt, tls.key, ca.crt, instead of config.identity
-    audience: str = "tproxy-ca"  # of the token, so that a token for us is worth nothing to anyone else
+    audience: str = "istio-ca"  # of the token: what istiod and tproxy control want
     token_seconds: int = 43200  # the kubelet renews it at 80 % of its life
     roots: str = "tproxy-ca-roots"  # ConfigMap with root-cert.pem
     resources: Resources = field(default_factory=Resources)
