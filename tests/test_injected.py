@@ -16,6 +16,7 @@ from tproxy.core.injection import Injection
 from tproxy.core.pod import Patch, inject
 from tproxy.kernel.privileges import NET_RAW
 from tproxy.world import apps
+from tproxy.world.control import Control
 from tproxy.world.pods import Pod, Process, World, wait_for
 from tproxy.world.sidecars import Authority, Sidecar
 
@@ -25,20 +26,12 @@ TPROXY = (sys.executable, "-m", "tproxy")
 class Injected:
     """The patched pod, in a pod of the world."""
 
-    def __init__(self, place: Pod, svid: Path, given: dict[str, Any], **settings: Any) -> None:
-        folder = place.world.directory / "secret"
-        folder.mkdir(mode=0o755)
-        for name in ("cert", "key", "ca"):  # as the kubelet writes a Secret for a pod with an fsGroup
-            path = folder / f"{name}.pem"
-            path.write_bytes((svid / path.name).read_bytes())
-            os.chown(path, 0, 1337)
-            path.chmod(0o440)
-        files = {name: str(folder / f"{name}.pem") for name in ("cert", "key", "ca")}
+    def __init__(self, place: Pod, identity: dict[str, Any], given: dict[str, Any], **settings: Any) -> None:
         mesh = [{"cidr": "10.77.0.0/24"}, {"cidr": "fd77::/64"}]
-        config = {"trustDomain": DOMAIN, "identity": files, "mesh": mesh, "limits": LIMITS}
+        config = {"trustDomain": DOMAIN, "identity": identity, "mesh": mesh, "limits": LIMITS}
         result = inject(given, Injection(config=config, **settings))
         assert isinstance(result, Patch)
-        self.place, self.pod, self.log = place, result.pod, place.world.directory / "injected.log"
+        self.place, self.pod, self.log = place, result.pod, place.world.directory / f"{place.name}.log"
 
     def argv(self, name: str, command: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
         """As its container would be executed: bounding set, no_new_privs, and the kubelet's reading of env."""
@@ -58,25 +51,46 @@ class Injected:
         return self.place.start(argv, env=env, log=self.log)
 
 
-@pytest.fixture(scope="module")
-def injected(world: World) -> tuple[Injected, Process, Sidecar, Pod]:
+def from_secret(world: World) -> tuple[dict[str, Any], Path | dict[str, Any]]:
+    """The injected pod's identity, in files as the kubelet writes them where there is an fsGroup, and the client's."""
+    ca, folder = Authority(world, DOMAIN), world.directory / "secret"
+    folder.mkdir(mode=0o755)
+    for path in ca.issue("web").glob("*.pem"):
+        copy = folder / path.name
+        copy.write_bytes(path.read_bytes())
+        os.chown(copy, 0, 1337)
+        copy.chmod(0o440)
+    return {name: str(folder / f"{name}.pem") for name in ("cert", "key", "ca")}, ca.issue("client")
+
+
+def from_ca(world: World) -> tuple[dict[str, Any], Path | dict[str, Any]]:
+    """The same from ``tproxy control``; the token as the kubelet writes it where there is no fsGroup."""
+    control = Control(world.pod("control"), DOMAIN).start()
+    web, client = control.identity("web"), control.identity("client")
+    os.chown(web["istioCa"]["token"], 0, 0)
+    Path(web["istioCa"]["token"]).chmod(0o644)
+    Path(web["istioCa"]["roots"]).chmod(0o644)
+    return web, client
+
+
+@pytest.fixture(scope="module", params=[from_secret, from_ca])
+def injected(world: World, request: pytest.FixtureRequest) -> tuple[Injected, Process, Sidecar, Pod]:
     """nginx on 80 behind an injected sidecar, a client with a sidecar, and a node without."""
-    ca = Authority(world, DOMAIN)
-    web, client, node = (world.pod(name) for name in ("web", "client", "node"))
+    identity, clients = request.param(world)
+    web, client, node = (world.pod(f"{name}{len(world.pods)}") for name in ("web", "client", "node"))
     apps.nginx(web, {"index.html": PAGE})
     probes = {
         "readinessProbe": {"httpGet": {"port": "http", "path": "/"}},
         "livenessProbe": {"tcpSocket": {"port": 81}},
         "lifecycle": {"preStop": {"httpGet": {"port": 80}}},
     }
-    made = Injected(
-        web, ca.issue("web"), pod({"name": "web", "ports": [{"name": "http", "containerPort": 80}], **probes}), key="k"
-    )
+    named = [{"name": "http", "containerPort": 80}]
+    made = Injected(web, identity, pod({"name": "web", "ports": named, **probes}), key="k")
     made.run("tproxy-init")
     process = made.start("tproxy-sidecar")
     wait_for(lambda: web.listens(15021, 6), 20, "the injected sidecar listens", process)
     made.run("tproxy-sidecar", ["wait", "--timeout", "20"])
-    caller = Sidecar(client, ca.issue("client"), DOMAIN, limits=LIMITS).up()
+    caller = Sidecar(client, clients, DOMAIN, limits=LIMITS).up()
     return made, process, caller, node
 
 
