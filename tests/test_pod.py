@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonpatch
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pods import JSON, PODS, UNHURRIED, pod
@@ -106,20 +106,28 @@ def test_what_the_injector_hands_out_the_sidecar_accepts(given_pod: dict[str, An
             assert config(patched).identity is not None
 
 
-@UNHURRIED
-@given(PODS, st.lists(st.sampled_from(["metadata", "spec", "containers", "annotations", "0", "name"])), JSON)
-def test_a_malformed_pod_is_an_answer_and_never_a_surprise(given_pod: dict[str, Any], way: list[str], odd: Any) -> None:
-    place: Any = given_pod
-    for step in way:
-        if isinstance(place, dict) and isinstance(place.get(step), dict | list):
-            place = place[step]
-        elif isinstance(place, list) and place and step == "0" and isinstance(place[0], dict):
-            place = place[0]
-    if isinstance(place, dict):
-        place[sorted(place)[0] if place else "spec"] = odd
-    else:
-        place.append(odd)
-    assert isinstance(inject(given_pod, CLUSTER), Patch | Skip | Refusal)
+@settings(UNHURRIED, max_examples=400)
+@given(PODS, st.booleans(), JSON, st.data())
+def test_a_malformed_pod_is_an_answer_and_never_a_surprise(
+    given_pod: dict[str, Any], before: bool, odd: Any, data: st.DataObject
+) -> None:
+    first = inject(given_pod, CLUSTER)
+    broken = json.loads(json.dumps(first.pod if before and isinstance(first, Patch) else given_pod))
+    if before:
+        broken["spec"]["containers"].append({"name": "late", "livenessProbe": {"tcpSocket": {"port": 5}}})
+    place: Any = broken
+    while True:  # down to some part, which becomes something else
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            break
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or data.draw(st.integers(0, 4)) == 0:
+            place[key] = odd
+            break
+        place = place[key]
+    match inject(broken, CLUSTER):
+        case Patch(operations, patched):
+            assert jsonpatch.apply_patch(broken, operations) == patched
 
 
 @UNHURRIED
@@ -449,6 +457,45 @@ def test_label_and_annotation_may_not_contradict_each_other() -> None:
 
 def test_a_copied_status_without_our_containers_does_not_keep_the_sidecar_out() -> None:
     done(pod(annotations={"tproxy.dev/status": "{}"}))
+
+
+# who comes late
+
+
+def late(**container_: Any) -> dict[str, Any]:
+    """An injected pod into which another webhook has put one more container."""
+    patched = done(pod({"name": "web", "livenessProbe": {"tcpSocket": {"port": 80}}})).pod
+    patched["spec"]["containers"].append({"name": "late", **container_})
+    return patched
+
+
+def test_who_comes_late_loses_net_raw_and_is_probed_through_the_sidecar_like_everyone_else() -> None:
+    result = done(late(readinessProbe={"httpGet": {"port": 9000, "path": "/$a"}}))
+    assert container(result.pod, "late")["securityContext"]["capabilities"] == {"drop": ["NET_RAW"]}
+    declared = variable(result.pod, "TPROXY_APP_PROBERS")
+    assert set(declared) == {"/app-health/web/livez", "/app-health/late/readyz"}
+    assert declared["/app-health/late/readyz"]["httpGet"] == {"port": 9000, "path": "/$a"}
+    assert jsonpatch.apply_patch(late(readinessProbe={"httpGet": {"port": 9000, "path": "/$a"}}), result.operations)
+    assert inject(result.pod, CLUSTER) == Skip("already injected")
+
+
+def test_who_comes_late_and_runs_as_the_proxy_is_refused() -> None:
+    assert "runAsUser: 1337: is the sidecar's" in refused(late(securityContext={"runAsUser": 1337}))
+
+
+def test_who_pushes_in_before_the_rules_is_told_of() -> None:
+    patched = done(pod()).pod
+    patched["spec"]["initContainers"].insert(0, {"name": "early"})
+    assert "init container early: runs before tproxy-init, uncaptured" in done(patched).warnings
+
+
+@given(PODS, st.sampled_from([CLUSTER, OLD]))
+@UNHURRIED
+def test_whoever_comes_late_the_second_injection_is_the_last(given_pod: dict[str, Any], settings: Injection) -> None:
+    match inject(given_pod, settings):
+        case Patch(pod=patched):
+            patched["spec"]["containers"].append({"name": "late", "livenessProbe": {"grpc": {"port": 1}}})
+            assert inject(done(patched, settings).pod, settings) == Skip("already injected")
 
 
 # annotations

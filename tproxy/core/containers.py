@@ -41,8 +41,15 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _env(name: str, value: Mapping[str, Any]) -> dict[str, str]:
+def env(name: str, value: Mapping[str, Any]) -> dict[str, str]:
+    """An entry of ``env`` that holds JSON."""
     return {"name": name, "value": literal(json.dumps(value))}
+
+
+def read_env(container: Mapping[str, Any], name: str) -> str:
+    """What ``env`` wrote, or nothing."""
+    found = (one.get("value") for one in container.get("env") or [] if one.get("name") == name)
+    return str(next(found, None) or "").replace("$$", "$")
 
 
 def _security(add: list[str]) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def _common(name: str, args: list[str], config: Mapping[str, Any], wish: Wishes,
         "image": wish.image or settings.image,
         "imagePullPolicy": settings.pull_policy,
         "args": args,
-        "env": [_env(CONFIG, config)],
+        "env": [env(CONFIG, config)],
         "resources": _resources(wish.resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # kubectl describe then shows what was wrong
     }
@@ -92,7 +99,7 @@ def sidecar(
     args = ["sidecar", "--log-format", wish.log_format, *(["-v", "4"] if wish.debug else [])]
     made = _common(SIDECAR, args, config, wish, settings)
     if probers:
-        made["env"].append(_env(PROBERS, probers))
+        made["env"].append(env(PROBERS, probers))
     mark = "NET_ADMIN" if settings.old_kernels else "NET_RAW"  # SO_MARK, IP_TRANSPARENT
     return {
         **made,

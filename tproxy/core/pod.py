@@ -26,6 +26,7 @@ from tproxy.core.fields import ConfigError
 from tproxy.core.guard import check_clashes, drop_net_raw
 from tproxy.core.injection import INIT, SIDECAR, Injection
 from tproxy.core.jsonpatch import Operation, copied, diff
+from tproxy.core.latecomers import settle
 from tproxy.core.probes import PROBERS, Rewriting, network_probes
 from tproxy.core.settings import Mode
 from tproxy.core.sidecar_config import sidecar_config
@@ -66,6 +67,8 @@ def inject(pod: Mapping[str, Any], settings: Injection, where: str = "") -> Resu
         shape.check(pod, where)
         if reason := _left_alone(pod, where):
             return Skip(reason)
+        if _is_injected(pod):
+            return _again(pod, settings, where)
         return _patch(pod, settings, where)
     except ConfigError as error:
         return Refusal(str(error))
@@ -92,10 +95,21 @@ def _left_alone(pod: Mapping[str, Any], where: str) -> str:
     system = (spec.get("os") or {}).get("name") or (spec.get("nodeSelector") or {}).get("kubernetes.io/os")
     if system == "windows":
         return "Windows: there is no nftables"
-    names = {entry.get("name") for kind in ("initContainers", "containers") for entry in spec.get(kind) or []}
-    if STATUS in ((pod.get("metadata") or {}).get("annotations") or {}) and {INIT, SIDECAR} <= names:
-        return "already injected"
     return ""
+
+
+def _is_injected(pod: Mapping[str, Any]) -> bool:
+    spec, meta = pod["spec"], pod.get("metadata") or {}
+    first = {entry.get("name") for entry in spec.get("initContainers") or []}
+    names = first | {entry.get("name") for entry in spec["containers"]}
+    return STATUS in (meta.get("annotations") or {}) and INIT in first and SIDECAR in names
+
+
+def _again(pod: Mapping[str, Any], settings: Injection, where: str) -> Result:
+    """An injected pod needs nothing, unless somebody came into it later."""
+    new, warnings = settle(pod, wishes(pod, where, settings.resources), settings, where)
+    operations = diff(pod, new)
+    return Patch(operations, new, tuple(warnings)) if operations else Skip("already injected")
 
 
 def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:

@@ -93,6 +93,8 @@ class Rewriting:
         if port is None:
             self.warnings.append(f"{where}: no port {action.get('port')!r} in its container, so it was left as it is")
             return None
+        if port == self.health_port:  # rewritten before
+            return None
         return {kind: {**action, "port": port}}
 
 

@@ -26,6 +26,7 @@ _HOOK = {"httpGet": _HTTP}
 _CONTAINER = {
     "name": str,
     "ports": [{"name": str, "containerPort": int, "protocol": str}],
+    "env": [{"name": str, "value": str}],
     "securityContext": _SECURITY,
     "restartPolicy": str,
     "livenessProbe": _PROBE,
