@@ -19,7 +19,8 @@ from tproxy.core.fields import ConfigError
 from tproxy.core.jsonpatch import apply
 
 _OLD, _PLAIN, _TEXT = Resolver(), (True, False), "tag:yaml.org,2002:str"  # of YAML 1.1
-_LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)- ", re.MULTILINE)
+_LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)(- +)", re.MULTILINE)
+_MAP = re.compile(r"^[^\s#-][^\n]*:[ \t]*\n( +)[^\s#-]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,10 @@ class RoundTrip:
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 1 << 30  # never fold what was one line
-        found = _LIST.search(text)
-        offset = len(found[2]) - len(found[1]) if found else 0
-        yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
+        lists, maps = _LIST.search(text), _MAP.search(text)  # the first one is taken for the house style
+        offset = len(lists[2]) - len(lists[1]) if lists else 0
+        dash = len(lists[3]) if lists else 2
+        yaml.indent(mapping=len(maps[1]) if maps else 2, sequence=offset + dash, offset=offset)
         try:
             aliased = any(isinstance(event, AliasEvent) for event in YAML().parse(io.StringIO(text)))
             kept = yaml.load(text)
