@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,8 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.control import DOMAIN, WEB, Ca, csr, leaf, metric, started, unary, uris
 from tproxy.cli import main
 from tproxy.control import authority, rotation, tokens
+from tproxy.control.record import Turned, as_json, text
+from tproxy.control.refusal import Refused, Why
+from tproxy.control.service import peer
 from tproxy.wire import CREATE_CERTIFICATE
-from tproxy.wire.ca_pb2 import IstioCertificateRequest
+from tproxy.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from tproxy.world.process import wait_for
 
 
@@ -44,8 +50,8 @@ def fails(call: Any) -> str:
 
 def test_the_chain_is_leaf_intermediate_and_all_roots_and_openssl_verifies_it(ca: Ca, tmp_path: Path) -> None:
     chain = ca.call(ca.token())
-    for name, text in zip(("leaf", "middle", "roots"), chain, strict=True):
-        (tmp_path / name).write_text(text)
+    for name, pem in zip(("leaf", "middle", "roots"), chain, strict=True):
+        (tmp_path / name).write_text(pem)
     trust = ["-CAfile", tmp_path / "roots", "-untrusted", tmp_path / "middle", tmp_path / "leaf"]
     said = subprocess.run(["openssl", "verify", "-x509_strict", *trust], capture_output=True, text=True, check=False)
     assert said.stdout.endswith("OK\n"), said.stderr
@@ -140,6 +146,19 @@ def test_a_message_that_is_not_protobuf_is_an_invalid_argument(ca: Ca) -> None:
         assert fails(lambda: channel.unary_unary(CREATE_CERTIFICATE)(b"\xff\xff\xff")) == "INVALID_ARGUMENT"
 
 
+def test_an_old_agents_request_with_the_subject_id_of_its_proto_is_served(ca: Ca) -> None:
+    """Field 2 of the published proto was ``subject_id``; field 1 is the CSR, field 3 the seconds as a varint."""
+    pem = csr().encode()
+    length = bytes((len(pem) & 0x7F | 0x80, len(pem) >> 7))
+    message = b"\x0a" + length + pem + b"\x12\x05admin" + b"\x18\xd8\x04"
+    metadata = (("authorization", f"Bearer {ca.token()}"),)
+    with ca.channel() as channel:
+        answer = channel.unary_unary(CREATE_CERTIFICATE)(message, metadata=metadata)
+    made = leaf(list(IstioCertificateResponse.FromString(answer).cert_chain))
+    assert uris(made) == [str(WEB)]
+    assert made.not_valid_after_utc - made.not_valid_before_utc == timedelta(seconds=600) + authority.SKEW
+
+
 def test_nobody_may_be_somebody_else(ca: Ca) -> None:
     token = ca.token()
     assert ca.refused(token, ImpersonatedIdentity=f"spiffe://{DOMAIN}/ns/a/sa/b")[0] == "PERMISSION_DENIED"
@@ -203,6 +222,20 @@ def test_tls_is_1_3_and_the_certificate_is_for_the_names_of_the_configuration(
         ["openssl", "s_client", *target, *trust], capture_output=True, check=False, stdin=subprocess.DEVNULL
     ).stdout
     assert (b"Verify return code: 0 (ok)" in said and b"New, TLSv1.3" in said) == works
+
+
+def test_a_connection_that_says_nothing_is_cut_before_and_after_its_handshake(ca: Ca) -> None:
+    context = ssl.create_default_context(cafile=ca.dir / "bundle.pem")
+    context.set_alpn_protocols(["h2"])
+    where = ("127.0.0.1", ca.port)
+    with (
+        socket.create_connection(where) as tcp,
+        context.wrap_socket(socket.create_connection(where), server_hostname="localhost") as tls,
+    ):
+        for sock in (tcp, tls):
+            sock.settimeout(20)
+            while sock.recv(4096):
+                pass
 
 
 def test_health_and_metrics_tell_what_goes_on(ca: Ca) -> None:
@@ -307,3 +340,23 @@ def test_a_port_that_is_taken_and_a_foreign_trust_domain_are_said_in_one_line(
     assert own.running().wait() == 2
     last = own.running().tail(1)
     assert last.startswith("tproxy control: ") and wanted in last
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("ipv4:10.0.0.7:5000", "10.0.0.7"),
+        ("ipv6:%5Bfd00::7%5D:5000", "fd00::7"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:5000", "10.0.0.7"),
+        ("unix:/run/socket", "None"),
+        ("", "None"),
+    ],
+)
+def test_the_callers_address_is_read_from_grpcs_name_of_it(name: str, address: str) -> None:
+    assert str(peer(name)) == address
+
+
+def test_a_line_is_one_line_whatever_stands_in_it() -> None:
+    line = Turned(0, "10.0.0.1", Refused(Why.BAD_CSR, 'a "b"\nc\x7f é', "x=y"))
+    assert "\n" not in text(line) and text(line).isascii() and text(line).isprintable()
+    assert json.loads(as_json(line))["why"] == 'a "b"\nc\x7f é'

@@ -224,8 +224,8 @@ def test_what_is_remembered_is_bounded_and_the_least_used_goes_first() -> None:
 
 def peer_of(end: Signed) -> Contexts:
     """A sidecar with this leaf below MIDDLE."""
-    made = Snapshot(svid([end, MIDDLE], ID), BUNDLES)
-    return contexts(made, Config.parse({"trustDomain": DOMAIN, "trust": KNOWN}))
+    made = Snapshot(svid([end, MIDDLE], ID), {DOMAIN: OWN_ROOT.pem})
+    return contexts(made, Config.parse({"trustDomain": DOMAIN}))
 
 
 def test_connections_of_one_peer_share_its_chain_also_when_they_resume() -> None:
@@ -255,9 +255,15 @@ def test_a_session_is_not_resumed_once_the_certificate_that_it_stands_on_has_end
 
 def test_a_resumed_session_whose_chain_was_forgotten_is_judged_with_our_own_intermediates() -> None:
     server = peer_of(leaf(MIDDLE))
-    found = server.verifier.meet((LEAF.der,), whole=False)
+    found = server.verifier.meet((LEAF.der,))
     assert not isinstance(found, Deny) and found.chain == CHAIN
     assert server.verifier.check(found.chain, False, time.time()) == SpiffeId.parse(ID)
+
+
+def test_a_peer_that_sends_its_leaf_alone_keeps_its_connections_when_our_own_intermediate_is_renewed() -> None:
+    found = asyncio.run(met(peer_of(leaf(MIDDLE)), [LEAF], True))
+    assert isinstance(found, Session) and found.chain == CHAIN
+    assert ours(BUNDLES).recheck(found.chain, True, time.time()) is None
 
 
 def test_our_own_root_s_end_ends_the_short_way_of_the_handshake() -> None:

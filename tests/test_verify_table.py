@@ -101,6 +101,8 @@ STRANGE_ROOT = ca("strange root", extra=((forge.UNKNOWN, True),))
 NO_CRL_SIGN = ca("no crl sign", ROOT, keys=usage("key_cert_sign"))
 WRONG_AKID = x509.AuthorityKeyIdentifier(b"x" * 20, None, None)
 WRONG_SERIAL = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(forge.named("root"))], 4711)
+SAME_ROOT = ca("same")
+SAME = ca("same", SAME_ROOT, "p256-same-middle")
 LEAF = leaf(MIDDLE)
 SERIAL = LEAF.parsed.serial_number
 OWN, OTHER = uri("test.local"), uri("other.example")
@@ -242,6 +244,8 @@ ROWS = [
         openssl="it demands a list of every issuer; without one we know of no revocation"),
     Row("a list with the issuer's name by another's key", (LEAF, MIDDLE), crls=(crl(MIDDLE, SERIAL, signer=STRANGER),),
         check=LEAF_ONLY, openssl="it refuses everyone when a list is forged; for us it is nobody's"),
+    Row("a list of the root, whose name the intermediate has, too", (leaf(SAME, serial=79), SAME), (SAME_ROOT,),
+        crls=(crl(SAME_ROOT, 79),), check=LEAF_ONLY, openssl="it goes by the name; we go by name and key"),
     Row("a list whose issuer lacks cRLSign", (leaf(NO_CRL_SIGN, serial=78), NO_CRL_SIGN), crls=(crl(NO_CRL_SIGN, 78),),
         check=LEAF_ONLY, openssl="it refuses everyone then; we warn that the list does not count"),
     Row("two lists, and the older one names it", (LEAF, MIDDLE), answer=REVOKED, check=LEAF_ONLY,

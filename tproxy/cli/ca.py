@@ -28,7 +28,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def register(verbs: Verbs) -> None:
-    """Add the verb and its three calls."""
+    """Add the verb and its calls."""
     form = argparse.RawDescriptionHelpFormatter
     parser = verbs.add_parser(
         "ca",
@@ -122,7 +122,9 @@ def run_show(args: argparse.Namespace) -> int:
     if bool(args.files) == bool(args.dir):
         raise ConfigError("command line", "FILE", "give either certificates or --dir")
     if args.dir:
-        said = ca_state.words(Path(args.dir))
+        from tproxy.cli.ca_words import words
+
+        said = words(Path(args.dir))
         print(json.dumps(said, indent=2) if args.json else "\n".join(said))
         return 0
     shown = []

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -18,7 +18,6 @@ from tproxy.core.identity import SpiffeId
 from tproxy.core.identity_config import parse_seconds
 
 if TYPE_CHECKING:
-    from tproxy.control import tokens
     from tproxy.control.rotation import Holder, NotYet
 
 Calls: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -76,7 +75,7 @@ def run_token(args: argparse.Namespace) -> int:
     until = int(time.time()) + seconds
     with closing(State.open(folder)) as state:
         made = tokens.create(state, workload, until, address, uses)
-    print(f"for {workload}, until {_when(until)}; it is shown this once", file=sys.stderr)
+    print(f"for {workload}, until {when(until)}; it is shown this once", file=sys.stderr)
     print(made)
     return 0
 
@@ -108,12 +107,13 @@ def run_tokens(args: argparse.Namespace) -> int:
         return 0
     for one in found:
         where = f", only from {one.address}" if one.address else ""
-        print(f"{one.name}  {one.in_words(now):<16} until {_when(one.expires)}  {one.id}{where}")
+        print(f"{one.name}  {one.in_words(now):<16} until {when(one.expires)}  {one.id}{where}")
     return 0
 
 
 def run_rotate(args: argparse.Namespace) -> int:
     """Take a step, or say why not; exit code 1 is a step that is refused."""
+    from tproxy.cli.ca_words import words
     from tproxy.control import rotation
     from tproxy.control.authority import trust_domain_of
     from tproxy.control.state import State
@@ -140,57 +140,6 @@ def run_rotate(args: argparse.Namespace) -> int:
     return 0
 
 
-def words(folder: Path) -> list[str]:
-    """The authority's state as sentences."""
-    from tproxy.control import rotation, signer, tokens
-    from tproxy.control.explain import certificates, in_words
-    from tproxy.control.state import State
-
-    now = int(time.time())
-    with closing(State.open(folder)) as state:
-        found, known = rotation.standing(state, now), tokens.listed(state)
-        alive, total = state.rows("SELECT count(CASE WHEN not_after > ? THEN 1 END), count(*) FROM issued", now)[0]
-    said = []
-    for one in found.generations:
-        ends = min(root.not_valid_after_utc for root in certificates(one.bundle.encode()))
-        since = f" since {_when(one.since)}" if one.since else ""
-        said.append(f"generation {one.number}: {_MEANING[one.state]}{since}; its root ends {ends:%Y-%m-%d}")
-    said.append(_signs(signer.home(folder, signer.signing(found.generations).number)))
-    said.append(f"certificates: {alive} alive, {total} in the log; join tokens: {_good(known, now)}")
-    following = found.step.following
-    if found.waiting:
-        span = in_words(timedelta(seconds=max(one.until for one in found.waiting) + rotation.SKEW - now))
-        said.append(f"next step: tproxy ca rotate {following}, not before {len(found.waiting)} holders")
-        said[-1] += f" renew or {span} pass" if following == "switch" else f"' certificates end in {span}"
-    else:
-        said.append(f"next step: tproxy ca rotate {following}, at any time")
-    return said
-
-
-_MEANING = {
-    "next": "trusted, does not sign yet",
-    "signing": "trusted, signs",
-    "old": "trusted, signs no more",
-    "dropped": "not trusted; its keys may be deleted",
-}
-
-
-def _signs(place: Path) -> str:
-    from tproxy.control import signer
-    from tproxy.control.authority import utc_now
-    from tproxy.control.explain import validity
-
-    if (place / "root.key").exists():
-        return f"root.key is in {place}: a server makes its intermediate from it, in memory"
-    held = signer.of_files(place).certificate
-    span = validity(held.not_valid_before_utc, held.not_valid_after_utc, utc_now())
-    return f"root.key is away: the intermediate in {place} signs, {span}"
-
-
-def _good(known: list[tokens.JoinToken], now: int) -> str:
-    return f"{sum(one.in_words(now).startswith('good') for one in known)} good, {len(known)} known"
-
-
 def _refused(answer: NotYet) -> int:
     print(f"tproxy ca rotate: {answer.why}", file=sys.stderr)
     return 1
@@ -198,8 +147,9 @@ def _refused(answer: NotYet) -> int:
 
 def _left_behind(left: list[Holder]) -> None:
     for one in left:
-        print(f"left behind: {one.id} ({one.holder}), until {_when(one.until)}", file=sys.stderr)
+        print(f"left behind: {one.id} ({one.holder}), until {when(one.until)}", file=sys.stderr)
 
 
-def _when(seconds: int) -> str:
+def when(seconds: int) -> str:
+    """Unix seconds as a date."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401
 
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it writes a line of its own for each failed handshake
     start_logging(args)
     config = effective(args)
     assert config.identity is not None

@@ -32,7 +32,11 @@ class Made:
 
     entry: Entry
     leaf: x509.Certificate
-    chain: list[str]
+    signer: Signer  # of then, which may be another one now
+
+    def chain(self) -> list[str]:
+        """PEM: leaf, intermediate, all roots."""
+        return self.signer.chain(self.leaf)
 
 
 class Issuer:
@@ -77,7 +81,7 @@ class Issuer:
             entry = _entry(caller, leaf, signs, address)
             match await self._ledger.add(entry):
                 case Outcome.DONE:
-                    return Made(entry, leaf, signs.chain(leaf))
+                    return Made(entry, leaf, signs)
                 case Outcome.TOKEN:
                     return Refused(Why.JOIN_TOKEN, f"the join token {caller.token} is used up or revoked", who)
                 case Outcome.STALE:

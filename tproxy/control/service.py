@@ -92,7 +92,7 @@ class Service:
             self._took(time.monotonic() - begun)
         if isinstance(found, Made):
             self._finished(Issued(time.time(), found.entry))
-            return IstioCertificateResponse(cert_chain=found.chain)
+            return IstioCertificateResponse(cert_chain=found.chain())
         self._finished(Turned(time.time(), str(address or ""), found))
         await context.abort(_STATUS[found.code], f"{found.why}; {found.advice}")
         raise AssertionError("abort raises")

@@ -17,20 +17,19 @@ class Serving:
     def __init__(self, issuer: Issuer, names: tuple[Name, ...], swapped: Callable[[Made], None]) -> None:
         self._issuer, self._names, self._swapped = issuer, names, swapped
         self._made: Made | None = None
-        self._signer = issuer.signer.pair
         self._new: grpc.ServerCertificateConfiguration | None = None
 
     async def renew(self) -> None:
         """A new certificate from the signer of this moment. ConfigError if it cannot be had; the old one stays then."""
         made, pair = await self._issuer.serving(self._names)
-        chain = "".join(made.chain[:-1]).encode()
+        chain = "".join(made.chain()[:-1]).encode()
         self._new = grpc.ssl_server_certificate_configuration([(pair.key_pem(), chain)])
-        self._made, self._signer = made, self._issuer.signer.pair
+        self._made = made
         self._swapped(made)
 
     def is_due(self) -> bool:
         """Whether half of its life is over, or another one signs now."""
-        if self._made is None or self._signer is not self._issuer.signer.pair:
+        if self._made is None or self._made.signer.pair is not self._issuer.signer.pair:
             return True
         entry = self._made.entry
         begin = entry.not_before + authority.SKEW.total_seconds()

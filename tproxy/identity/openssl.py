@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 
@@ -22,6 +23,7 @@ CIPHERS_12 = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2, where it is allowed: 
 RECORD = 16384  # bytes of plaintext in one TLS record, at most (RFC 8446, 5.1)
 TICKET_SECONDS = 600  # a chain that was verified longer ago than this is verified again
 RELEASE_BUFFERS = 0x10  # openssl/ssl.h: an idle connection keeps no record buffers
+UNUSABLE_KEY = "UNUSABLE_KEY"
 VERIFY_FAILED = "CERTIFICATE_VERIFY_FAILED"
 
 Ticket: TypeAlias = SSL.Session
@@ -93,10 +95,17 @@ def role(
     return Role(made, server, verifier)
 
 
+def _key(pem: bytes) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
+        raise TlsError(UNUSABLE_KEY) from None
+
+
 def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> None:
     try:
         leaf, *others = x509.load_pem_x509_certificates(svid.chain_pem)
-        key = load_pem_private_key(svid.key_pem, None)
+        key = _key(svid.key_pem)
         made.use_certificate(leaf)
         for other in others:
             made.add_extra_chain_cert(other)
@@ -204,8 +213,8 @@ class Tls:
     def peer_chain(self) -> tuple[bytes, ...]:
         """What the peer sent, DER, leaf first. A server that resumes has the leaf only."""
         sent = self.connection.get_peer_cert_chain() or ()
-        others = sent if self._server else sent[1:]  # SSL_get_peer_cert_chain(3): a server's is without the leaf
-        return (self.peer_certificate(), *(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in others))
+        found = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in sent)
+        return (self.peer_certificate(), *found) if self._server else found  # SSL_get_peer_cert_chain(3)
 
     @property
     def binds_session(self) -> bool:

@@ -23,7 +23,7 @@ _WEAK = (b"md5", b"sha1")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A verified path, leaf first, its anchor last, and when all of it is valid: unix seconds, the end excluded."""
+    """A verified path, leaf first, its anchor last, and when all of it is valid, in unix seconds."""
 
     certificates: tuple[crypto.X509, ...]
     begin: int
@@ -67,10 +67,12 @@ class Anchors:
         _lib.X509_STORE_set_purpose(store._store, _SERVER if server else _CLIENT)
         try:
             found = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
+            return _weakness(found) or Path(tuple(found), max(map(_begin, found)), min(map(_end, found)))
         except crypto.X509StoreContextError as error:
             code, depth, why = error.errors
             return NoPath(code, depth, why)
-        return _weakness(found) or Path(tuple(found), max(map(_begin, found)), min(map(_end, found)))
+        except crypto.Error:
+            return NoPath(UNREADABLE, 0, "a key that cannot be read")
 
     def _at(self, second: int) -> crypto.X509Store:
         """A store for this second: the time of a store can be set only once (OpenSSL keeps the first)."""

@@ -14,7 +14,7 @@ from tproxy.core.pem import certificates
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity import crl
-from tproxy.identity.openssl import Tls, TlsError, role
+from tproxy.identity.openssl import UNUSABLE_KEY, Tls, TlsError, role
 
 CHAIN_LIMIT = 16  # certificates; a longer chain is a mistake or an attack
 BUNDLE_LIMIT = 1000  # roots of one trust domain
@@ -127,6 +127,8 @@ def _prove(svid: Svid, bundle: bytes) -> None:
     except TlsError as error:
         if error.reason in _PAIR:
             raise UnusableError(Part.PAIR, "does not fit: the key is another certificate's") from error
+        if error.reason == UNUSABLE_KEY:
+            raise UnusableError(Part.KEY, "is damaged, or of a kind that cannot be used") from error
         raise UnusableError(Part.CHAIN, f"is refused by OpenSSL: {error.why}") from error
     try:
         for _ in range(3):

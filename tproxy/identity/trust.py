@@ -7,6 +7,7 @@ section 5.2). Verification allows no clock skew: our CA begins certificates 60 s
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cryptography import x509
-from OpenSSL import crypto
 
 from tproxy.core import pem
 from tproxy.core.identity import Snapshot, SpiffeId, svid_id
@@ -90,7 +90,7 @@ class Peer:
 class _Answer:
     peer: SpiffeId
     begin: int
-    end: int  # excluded
+    end: int  # in the last second the path is looked at again
 
 
 class Verifier:
@@ -109,6 +109,7 @@ class Verifier:
         self._stale: set[x509.Name] = set()
         self._answers = Recent[tuple[Chain, bool], _Answer]()
         self._met = Recent[bytes, Peer]()
+        self._counting = Recent[tuple[int, x509.Certificate], bool]()
         self._ours = tuple(map(_der, pem.certificates(snapshot.svid.chain_pem)))
         self._alone_until = self._own_end(time.time())
         self._unknown_crls()
@@ -120,16 +121,16 @@ class Verifier:
         """
         return now < self._alone_until and not self._crls and len(self._anchors) == 1
 
-    def meet(self, chain: Chain, whole: bool) -> Peer | Deny:
+    def meet(self, chain: Chain) -> Peer | Deny:
         """Who the leaf says it is; nothing is verified. One Peer is shared by all connections that bring its chain.
 
-        Not ``whole``: the handshake brought the leaf alone (a server that resumes); the rest is what the leaf came with
-        before, or else the intermediates that most peers share with us.
+        A leaf may come alone: a server that resumes has no more, and some peers send no more. The rest is then what it
+        came with before, or else the intermediates that most peers share with us.
         """
         known = self._met.get(chain[0])
-        if known is not None and (known.chain == chain or not whole):
+        if known is not None and (known.chain == chain or len(chain) == 1):
             return known
-        found = Peer.of(chain if whole else (*chain, *self._ours[1:]))
+        found = Peer.of(chain if len(chain) > 1 else (*chain, *self._ours[1:]))
         if isinstance(found, Peer):
             self._met.keep(chain[0], found)
         return found
@@ -147,12 +148,12 @@ class Verifier:
 
     def recheck(self, chain: Chain, server: bool, now: float) -> Deny | None:
         """Why a live connection's peer is no longer believed. That its leaf has expired is not asked here."""
-        who = self.meet(chain, True)
+        who = self.meet(chain)
         answer = who if isinstance(who, Deny) else self.check(chain, server, min(now, who.facts.not_after - 1))
         return answer if isinstance(answer, Deny) else None
 
     def _judged(self, chain: Chain, server: bool, now: float) -> _Answer | Deny:
-        who = self.meet(chain, True)
+        who = self.meet(chain)
         if isinstance(who, Deny):
             return who
         peer = who.id
@@ -201,13 +202,21 @@ class Verifier:
         self, one: x509.Certificate, issuers: Sequence[x509.Certificate | None], now: float
     ) -> Iterator[crl.Crl]:
         """Those that count for this certificate."""
-        for found in self._crls:
-            if found.issuer == one.issuer and any(it and crl.may_sign(it) and found.is_signed_by(it) for it in issuers):
+        for number, found in enumerate(self._crls):
+            if found.issuer == one.issuer and any(it and self._counts(number, it) for it in issuers):
                 if found.end is not None and found.end <= now and found.issuer not in self._stale:
                     self._stale.add(found.issuer)
                     said = "the CRL of %s is %.0f s past its nextUpdate; it still counts"
                     log.warning(said, found.issuer.rfc4514_string(), now - found.end)
                 yield found
+
+    def _counts(self, number: int, issuer: x509.Certificate) -> bool:
+        """Whether this issuer signed that one of our lists, and may."""
+        known = self._counting.get((number, issuer))
+        if known is None:
+            known = crl.may_sign(issuer) and self._crls[number].is_signed_by(issuer)
+            self._counting.keep((number, issuer), known)
+        return known
 
     def _own_end(self, now: float) -> float:
         """When the path above our own leaf ends; 0 if there is none."""
@@ -236,4 +245,4 @@ def _whose(depth: int) -> str:
 
 
 def _der(block: bytes) -> bytes:
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, crypto.load_certificate(crypto.FILETYPE_PEM, block))
+    return ssl.PEM_cert_to_DER_cert(block.decode("ascii"))

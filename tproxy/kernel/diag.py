@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from tproxy.core.config import Config
 from tproxy.core.ruleset import TABLE, Chain, RuleSet, ruleset
 from tproxy.kernel import nft, route
+from tproxy.kernel.diag_files import certificates
 from tproxy.kernel.errors import KernelError
+from tproxy.kernel.finding import Finding, Level
 from tproxy.kernel.selftest import open_shortcut
 from tproxy.kernel.sock import CAPABILITY_ADVICE, IP_TRANSPARENT, SO_MARK
 from tproxy.kernel.sockmap import Off
@@ -37,25 +36,6 @@ CAPABILITIES = {  # linux/capability.h
 }
 INSTALL = "run tproxy init with the same configuration, in this pod's network namespace"
 LISTEN = "0A"  # net/tcp_states.h: TCP_LISTEN, as /proc/net/tcp has it
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one probe found, and what to do. ``missing`` is a capability or kernel feature: no file mends that."""
-
-    name: str
-    level: Level
-    found: str
-    advice: str = ""
-    missing: bool = False
 
 
 def probes(config: Config) -> Iterator[Finding]:
@@ -181,17 +161,6 @@ def short_cut(config: Config) -> Finding:
     return Finding("sockmap", Level.OK, f"self-test passed, cgroup {made.cgroup.path} ({made.cgroup.how})")
 
 
-def certificates(config: Config) -> Iterator[Finding]:
-    """Whether the files of the identity can be read, by us and by the sidecar's user."""
-    if config.identity is None:
-        advice = "set identity.cert, identity.key and identity.ca"
-        yield Finding("certificates", Level.WARN, "the configuration names none", advice)
-        return
-    kinds = {"cert": b"CERTIFICATE-----", "key": b"PRIVATE KEY-----", "ca": b"CERTIFICATE-----"}
-    for field, kind in kinds.items():
-        yield _pem(f"identity.{field}", getattr(config.identity, field), kind, config)
-
-
 def differences(wanted: RuleSet, table: dict[str, Any]) -> list[str]:
     """What in libnftables' listing of our table is not as wanted; empty if everything is.
 
@@ -259,32 +228,6 @@ def _listening(table: str) -> Iterator[tuple[int, int]]:
         _, local, _, state, *rest = row.split()
         if state == LISTEN:
             yield int(local.rpartition(":")[2], 16), int(rest[3])
-
-
-def _pem(name: str, path: str, kind: bytes, config: Config) -> Finding:
-    try:
-        with Path(path).open("rb") as file:
-            content, status = file.read(1 << 20), os.fstat(file.fileno())
-    except OSError as error:
-        return Finding(name, Level.BAD, f"{path}: {error.strerror}", "mount the file, or correct the path")
-    if kind not in content:
-        word = kind.decode().strip("-").lower()
-        return Finding(name, Level.BAD, f"{path}: holds no {word} in PEM", "give the path of a PEM file")
-    if not _may_read(status, config):
-        advice = f"chown it to {config.uid}:{config.gid}, or set fsGroup: {config.gid}"
-        return Finding(name, Level.WARN, f"{path}: uid {config.uid} may not read it", advice)
-    if name == "identity.key" and status.st_mode & stat.S_IROTH:
-        return Finding(name, Level.WARN, f"{path}: everybody may read the key", f"chmod 0640 {path}")
-    return Finding(name, Level.OK, path)
-
-
-def _may_read(status: os.stat_result, config: Config) -> bool:
-    """By the mode bits alone, for the user that the sidecar becomes."""
-    if status.st_uid == config.uid:
-        return bool(status.st_mode & stat.S_IRUSR)
-    if status.st_gid == config.gid:
-        return bool(status.st_mode & stat.S_IRGRP)
-    return bool(status.st_mode & stat.S_IROTH)
 
 
 __all__ = ["Finding", "Level", "differences", "probes"]

@@ -106,7 +106,7 @@ def _session(leg: TlsLeg, side: Role) -> Session | Deny:
     assert verifier is not None  # contexts() gives each role one
     if not tls.binds_session:
         return Deny(Reason.HANDSHAKE_FAILED, "TLS 1.2 without the extended master secret (RFC 7627)")
-    peer = verifier.meet(tls.peer_chain(), whole=not tls.resumed or not side.server)
+    peer = verifier.meet(tls.peer_chain())
     if isinstance(peer, Deny):
         return peer
     now = time.time()

@@ -1,0 +1,169 @@
+"""What ``tproxy control`` runs: the CA API, health and metrics, and a look now and then at what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import grpc.aio
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from tproxy.admin.http import Answer
+from tproxy.admin.http import serve as serve_pages
+from tproxy.control import rotation
+from tproxy.control.authenticate import Door
+from tproxy.control.authority import utc_now
+from tproxy.control.config import Control
+from tproxy.control.issuer import Issuer, Made
+from tproxy.control.ledger import Ledger
+from tproxy.control.metrics import Metrics
+from tproxy.control.record import Issued, Line, as_json, text
+from tproxy.control.service import Service
+from tproxy.control.serving import Serving
+from tproxy.control.state import State
+from tproxy.core.fields import ConfigError
+from tproxy.kernel.sock import any_host, plain_listener
+
+log = logging.getLogger("tproxy")
+LOOK = 0.5  # seconds between two looks at the rotation and at the clock
+PRUNE = 600.0  # seconds
+SHORT = timedelta(days=30)  # left to an intermediate whose root is offline
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs."""
+
+    issuer: Issuer
+    ledger: Ledger
+    serving: Serving
+    service: Service
+    metrics: Metrics
+
+
+async def serve(config: Control, form: str) -> int:
+    """Until SIGTERM; the exit code."""
+    parts = _parts(config, form)
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    _signs(parts)
+    await parts.serving.renew()
+    server = _listen(parts, config)
+    await server.start()
+    pages = await _pages(parts, config, stopping)
+    watch = asyncio.create_task(_watch(parts, config))
+    watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
+    signs = parts.issuer.signer
+    where = "in memory, from root.key" if signs.in_memory else "of the folder; the root is offline"
+    log.info(
+        "ready: CA of %s, port %d, generation %d, intermediate %s",
+        signs.trust_domain,
+        config.port,
+        signs.generation,
+        where,
+    )
+    await stopping.wait()
+    log.info("stopping: %d calls have %g s to finish", parts.service.open_calls, config.drain)
+    watch.cancel()
+    await server.stop(config.drain)
+    await parts.ledger.close()
+    pages.close()
+    log.info("stopped")
+    if watch.done() and not watch.cancelled():
+        watch.result()
+    return 0
+
+
+def _parts(config: Control, form: str) -> _Parts:
+    folder = Path(config.dir)
+    state, ledger, metrics = State.open(folder), Ledger(State.open(folder)), Metrics()
+    issuer = Issuer(folder, state, ledger, config.max_ttl)
+    rotation.publish(folder, state)
+    domain = issuer.signer.trust_domain
+    if config.trust_domain not in ("", domain):
+        raise ConfigError(config.dir, "trustDomain", f"this authority is of {domain}", config.trust_domain)
+    write = _writer(form)
+
+    def finished(line: Line) -> None:
+        write(line)
+        metrics.count(line)
+
+    def swapped(made: Made) -> None:
+        finished(Issued(time.time(), made.entry))
+        metrics.serves(made.entry.not_after)
+
+    serving = Serving(issuer, config.names, swapped)
+    service = Service(config, issuer, Door(config, domain, state), finished, metrics.took)
+    metrics.watch(lambda: service.open_calls)
+    return _Parts(issuer, ledger, serving, service, metrics)
+
+
+def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
+    try:
+        return parts.service.listen(parts.serving.credentials())
+    except RuntimeError as error:
+        why = "cannot be listened on: is another server running, or is the address not ours?"
+        raise ConfigError("configuration", "listen.port", why, config.port) from error
+
+
+async def _watch(parts: _Parts, config: Control) -> None:
+    """Take up rotation steps, renew what ages, forget what is old."""
+    pruned, seen, said = time.monotonic(), parts.issuer.signer, ""
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            parts.issuer.refresh()
+            if parts.issuer.signer is not seen:  # a call that came in between may have refreshed it before us
+                seen = parts.issuer.signer
+                _signs(parts)
+            if parts.serving.is_due():
+                await parts.serving.renew()
+            if time.monotonic() - pruned > PRUNE:
+                pruned = time.monotonic()
+                await parts.ledger.prune(int(time.time()) - config.keep)
+            said = ""
+        except ConfigError as error:
+            log.log(logging.DEBUG if said == str(error) else logging.ERROR, "going on with what there is: %s", error)
+            said = str(error)
+
+
+def _signs(parts: _Parts) -> None:
+    signs = parts.issuer.signer
+    parts.metrics.signs(signs.generation, signs.ends().timestamp())
+    if not signs.in_memory and signs.ends() - utc_now() < SHORT:
+        log.warning("the intermediate ends at %s: make another (tproxy ca intermediate)", signs.ends())
+    log.info("generation %d signs until %s, bundle version %d", signs.generation, signs.ends(), signs.version)
+
+
+async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asyncio.Server:
+    def ready() -> Answer:
+        if stopping.is_set():
+            return Answer.text("stopping", 503)
+        if parts.issuer.signer.ends() <= utc_now():
+            return Answer.text("the signing certificate has ended", 503)
+        return Answer.text("ready")
+
+    def metrics() -> Answer:
+        return Answer(200, generate_latest(parts.metrics.registry), CONTENT_TYPE_LATEST)
+
+    listener = plain_listener(config.address or any_host(), config.health)
+    return await serve_pages(listener, {"/healthz/ready": ready, "/metrics": metrics})
+
+
+def _writer(form: str) -> Callable[[Line], None]:
+    shown, out = as_json if form == "json" else text, sys.stdout
+
+    def write(line: Line) -> None:
+        out.write(shown(line) + "\n")
+        out.flush()
+
+    return write
