@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -148,8 +147,3 @@ def _refused(answer: NotYet) -> int:
 def _left_behind(left: list[Holder]) -> None:
     for one in left:
         print(f"left behind: {one.id} ({one.holder}), until {when(one.until)}", file=sys.stderr)
-
-
-def when(seconds: int) -> str:
-    """Unix seconds as a date."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
