@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tproxy.cli.words import when
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
+from tproxy.cli.words import when
 from tproxy.control import rotation, signer, tokens
 from tproxy.control.authority import utc_now
 from tproxy.control.explain import certificates, in_words, validity
@@ -55,8 +56,3 @@ def _signs(place: Path) -> str:
 
 def _good(known: list[JoinToken], now: int) -> str:
     return f"{sum(one.in_words(now).startswith('good') for one in known)} good, {len(known)} known"
-
-
-def when(seconds: int) -> str:
-    """Unix seconds as a date."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
