@@ -157,8 +157,9 @@ def parse_labels(fields: Fields) -> dict[str, str]:
     """Labels, which are texts without wildcards."""
     labels = {}
     for key in fields.data:
-        value = fields.raw(key)
-        if not isinstance(key, str) or not isinstance(value, str) or "*" in key + value:
-            raise fields.error(key, "expected a label: a text, without wildcards", value)
-        labels[key] = value
+        if not isinstance(key, str) or "*" in key:
+            raise fields.error(key, "expected a label's name, without wildcards")
+        labels[key] = fields.text(key)
+        if "*" in labels[key]:
+            raise fields.error(key, "expected a label's value, without wildcards", labels[key])
     return labels
