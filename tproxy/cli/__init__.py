@@ -17,7 +17,20 @@ from tproxy import __version__
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
-VERBS = ("sidecar", "init", "cleanup", "rules", "check", "identity", "ca", "control", "demo", "bench", "completion")
+VERBS = (
+    "sidecar",
+    "init",
+    "cleanup",
+    "rules",
+    "check",
+    "policy",
+    "identity",
+    "ca",
+    "control",
+    "demo",
+    "bench",
+    "completion",
+)
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what register() is given
 
 EXAMPLES = """examples:

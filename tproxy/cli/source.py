@@ -1,22 +1,57 @@
-"""Reading a configuration file: YAML to Config, with every fault naming the file."""
+"""Reading a configuration file and the objects it names: YAML to Config, with every fault naming the file."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tproxy.core.config import Config
-from tproxy.core.fields import ConfigError
+from tproxy.core.effective import settle
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.manifest import Manifest, manifests, policy_paths
+
+_YAML = (".yaml", ".yml", ".json")
 
 
 def read(path: str) -> Config:
-    """The Config in a YAML file. ConfigError names the file and what to mend."""
-    return Config.parse(read_yaml(path), path)
+    """The Config in a YAML file, settled if it names our namespace. ConfigError names the file and what to mend."""
+    data = read_yaml(path)
+    found = (manifest for place in policy_paths(Fields(data, path)) for manifest in read_manifests(place))
+    config = Config.parse(data, path, found)
+    return settle(config, None) if config.workload.namespace else config
+
+
+def read_manifests(place: str) -> Iterator[Manifest]:
+    """The objects in a file, or in the files of a folder; hidden ones are the kubelet's."""
+    for path in _files(Path(place)):
+        for number, document in enumerate(_documents(str(path)), 1):
+            yield from manifests(document, str(path) if number == 1 else f"{path} document {number}")
+
+
+def _files(place: Path) -> list[Path]:
+    try:
+        if not place.is_dir():
+            return [place]
+        files = sorted(path for path in place.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except OSError as error:
+        raise ConfigError(str(place), "policies", error.strerror or str(error)) from error
+    for path in files:
+        if path.suffix not in _YAML:
+            raise ConfigError(str(path), "policies", f"is not {', '.join(_YAML)}; it would be ignored")
+    return files
 
 
 def read_yaml(path: str) -> Any:
-    """What a YAML file holds. ConfigError names the file and the line."""
+    """What a YAML file holds. ConfigError names the file and the line, also when it holds more than one document."""
+    found = _documents(path)
+    if len(found) > 1:
+        raise ConfigError(path, "", f"holds {len(found)} documents, expected one")
+    return found[0] if found else None
+
+
+def _documents(path: str) -> list[Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -32,7 +67,7 @@ def read_yaml(path: str) -> Any:
 
     try:
         with Path(path).open(encoding="utf-8") as file:
-            return yaml.load(file, Loader)
+            return list(yaml.load_all(file, Loader))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
     except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key

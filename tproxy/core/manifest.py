@@ -55,8 +55,14 @@ class Manifest:
 
     def applies(self, workload: Workload) -> bool:
         """Whether it is about this workload, which its namespace and its selector say."""
-        near = self.namespace in (workload.namespace, workload.root)
-        return near and self.selector.items() <= workload.labels.items()
+        return not self.aside(workload)
+
+    def aside(self, workload: Workload) -> str:
+        """Why it is not about this workload, or nothing."""
+        if self.namespace not in (workload.namespace, workload.root):
+            return f"is for namespace {self.namespace}"
+        missing = self.selector.items() - workload.labels.items()
+        return f"selects {', '.join(f'{key}={value}' for key, value in sorted(missing))}" if missing else ""
 
 
 def manifests(data: Any, where: str) -> Iterator[Manifest]:
