@@ -13,6 +13,7 @@ from tests.istio import auth, peer
 from tests.test_rotation import is_alive, is_cut
 from tests.test_sidecar import answer, connect
 from tproxy.world import apps
+from tproxy.world.control import Control
 from tproxy.world.pods import Pod, World, wait_for
 from tproxy.world.sidecars import TPROXY, Authority, Sidecar
 
@@ -216,3 +217,16 @@ def test_a_sidecar_does_not_start_with_an_object_that_it_cannot_read(world: Worl
     assert done.returncode == 2
     wanted = f"{file} (AuthorizationPolicy demo/http): spec.rules[0].to[0].operation.paths: ['/admin']"
     assert wanted in done.stderr
+
+
+def test_a_policy_that_changes_before_the_first_credentials_is_not_missed(world: World) -> None:
+    control, pod = Control(world.pod("late-ca"), DOMAIN), world.pod("early")
+    file = world.directory / "early-policy.yaml"
+    file.write_text(yaml.safe_dump(auth("rules: [{}]", "demo/open")))
+    sidecar = Sidecar(pod, control.identity("early"), DOMAIN, policies=[str(file)])
+    sidecar.process = pod.start([*TPROXY, "sidecar", "--config", str(sidecar.path)], log=sidecar.log)
+    wait_for(lambda: "waiting" in sidecar.page(15021, "/healthz/ready"), 10, "it waits for credentials", sidecar.process)
+    file.write_text(yaml.safe_dump(auth("{}", "demo/closed")))
+    control.start()
+    wait_for(sidecar.ready, 60, "the credentials are there", sidecar.process)
+    wait_for(lambda: "demo/closed" in sidecar.page(15000, "/config_dump"), 2, "the new policy is in force")

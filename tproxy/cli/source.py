@@ -32,13 +32,14 @@ def read_manifests(place: str) -> Iterator[Manifest]:
 
 def _files(place: Path) -> list[Path]:
     try:
-        if not place.is_dir():
-            return [place]
-        files = sorted(path for path in place.iterdir() if not path.name.startswith(".") and not path.is_dir())
+        inside = place.is_dir()
+        files = sorted(path for path in place.iterdir() if not path.name.startswith(".")) if inside else [place]
     except OSError as error:
         raise ConfigError(str(place), "policies", error.strerror or str(error)) from error
     for path in files:
-        if path.suffix not in _YAML:
+        if path.exists() and not path.is_file():
+            raise ConfigError(str(path), "policies", "is not a file; list a folder in a folder by itself")
+        if inside and path.suffix not in _YAML:
             raise ConfigError(str(path), "policies", f"is not {', '.join(_YAML)}; it would be ignored")
     return files
 
