@@ -224,9 +224,9 @@ def test_a_policy_that_changes_before_the_first_credentials_is_not_missed(world:
     file = world.directory / "early-policy.yaml"
     file.write_text(yaml.safe_dump(auth("rules: [{}]", "demo/open")))
     sidecar = Sidecar(pod, control.identity("early"), DOMAIN, policies=[str(file)])
-    sidecar.process = pod.start([*TPROXY, "sidecar", "--config", str(sidecar.path)], log=sidecar.log)
-    wait_for(lambda: "waiting" in sidecar.page(15021, "/healthz/ready"), 10, "it waits for credentials", sidecar.process)
+    process = sidecar.process = pod.start([*TPROXY, "sidecar", "--config", str(sidecar.path)], log=sidecar.log)
+    wait_for(lambda: "waiting" in sidecar.page(15021, "/healthz/ready"), 10, "it waits for credentials", process)
     file.write_text(yaml.safe_dump(auth("{}", "demo/closed")))
     control.start()
-    wait_for(sidecar.ready, 60, "the credentials are there", sidecar.process)
+    wait_for(sidecar.ready, 60, "the credentials are there", process)
     wait_for(lambda: "demo/closed" in sidecar.page(15000, "/config_dump"), 2, "the new policy is in force")
