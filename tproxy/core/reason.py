@@ -81,7 +81,7 @@ ADVICE = {
     Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",
     Reason.CUT_BY_EXPIRY: "a certificate of the pair was not renewed within limits.grace; look at its sidecar and CA",
     Reason.CUT_BY_REVOCATION: "the peer's certificate was revoked meanwhile; it needs a new one to come back",
-    Reason.CUT_BY_POLICY: "the policy loaded meanwhile no longer allows this pair (inbound.rules, policies, mesh[].ids)",
+    Reason.CUT_BY_POLICY: "the policy loaded meanwhile no longer allows this pair (inbound, policies, mesh[].ids)",
     Reason.CUT_BY_TRUST: "the peer's chain no longer leads to the bundle: renew the leafs before a root is dropped",
     Reason.INTERNAL: "this is a defect of the sidecar; please report it with the log lines around it",
 }
