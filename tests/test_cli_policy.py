@@ -76,6 +76,11 @@ def test_on_a_port_without_tls_an_id_proves_nothing(tmp_path: Path, capsys: pyte
     assert code == 1 and "found none" in said
 
 
+def test_a_port_of_the_sidecar_itself_is_nobody_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = explained(capsys, write(tmp_path), "--from", WEB, "--port", "15001")
+    assert code == 1 and "the sidecar's own port 15001" in said
+
+
 def test_dry_run_and_audit_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tried = auth("action: DENY\nrules: [{}]", "shop/try", dry_run="true")
     path = write(tmp_path, tried, auth("action: AUDIT\nrules: [{}]", "shop/look"))
@@ -103,6 +108,7 @@ TO = "rules: [{when: [{key: destination.ip, values: [10.0.0.9]}]}]"
     [
         (IP, ["--from", WEB], "command line: --from: is missing: a policy here asks for source.ip"),
         (TO, ["--from", WEB], "command line: --to: is missing: a policy here asks for destination.ip"),
+        ("{}", ["--from", WEB, "--to", "here"], "command line: --to: 'here'"),
         ("{}", ["--from", "web"], "command line: --from: 'web': 'web' does not appear to be an IPv4 or IPv6 address"),
         ("{}", ["--from", "spiffe://x"], "command line: --from: 'spiffe://x'"),
         ("{}", ["--from", WEB, "--from", DB], "one id and one address at most"),

@@ -94,6 +94,13 @@ def mtls(mode: str) -> str:
             "strict strict",
         ),
         ([peer(mtls("STRICT"), "shop/a", "2026-01-02T00:00:00Z"), peer(mtls("DISABLE"), "shop/b")], "disable disable"),
+        (
+            [
+                peer(mtls("STRICT"), "shop/a", "2026-01-02T00:00:00"),
+                peer(mtls("DISABLE"), "shop/b", "2026-01-01T00:00:00Z"),
+            ],
+            "disable disable",
+        ),
         ([peer(mtls("STRICT"), "shop/b"), peer(mtls("PERMISSIVE"), "shop/a")], "permissive permissive"),
         # ports of a younger object of the workload do not count
         (
@@ -185,6 +192,11 @@ def test_the_namespace_is_that_of_our_svid_unless_the_configuration_names_one() 
     assert settle(config, SpiffeId.parse("spiffe://cluster.local/ns/data/sa/web")).mode is Mode.STRICT
     with pytest.raises(ConfigError, match=r"workload\.namespace: is missing: spiffe://cluster\.local/vm/db does not"):
         settle(config, SpiffeId.parse("spiffe://cluster.local/vm/db"))
+
+
+def test_what_is_settled_stays_as_it_is() -> None:
+    config = settled(peer(mtls("DISABLE")))
+    assert settle(config, SpiffeId.parse("spiffe://cluster.local/ns/data/sa/web")) is config
 
 
 def test_without_objects_nothing_is_asked_and_nothing_changes() -> None:

@@ -115,6 +115,7 @@ MATCHES: list[tuple[str, str, int, str, bool]] = [
     (source("{notNamespaces: [shop]}"), WEB, 80, "10.0.0.7", False),
     (source("{notNamespaces: [shop]}"), DB, 80, "10.0.0.7", True),
     (source("{notNamespaces: [shop]}"), "", 80, "10.0.0.7", True),
+    (source("{namespaces: [sa]}"), WEB, 80, "10.0.0.7", False),
     # service accounts
     (source("{serviceAccounts: [web]}"), WEB, 80, "10.0.0.7", True),
     (source("{serviceAccounts: [web]}"), "ns/data/sa/web", 80, "10.0.0.7", False),
@@ -343,6 +344,23 @@ def test_a_namespace_or_account_of_a_federated_domain_counts_against_a_caller_ne
     everyone = [auth("rules: [{}]", "shop/all")] if action == "DENY" else []
     config = settled(auth(f"action: {action}\n{spec}"), *everyone, **FEDERATED)
     assert allowed(config, "spiffe://partner.example/ns/shop/sa/web") is lets_in
+
+
+@pytest.mark.parametrize("path", ["k8s/one/ns/shop/sa/web", "ns/shop/pod/x/sa/web", "ns/shop/sa/web/x/y"])
+@pytest.mark.parametrize("condition", ["namespaces: [shop]", "serviceAccounts: [web]"])
+def test_an_id_of_another_form_is_found_to_refuse_it_never_to_let_it_in(path: str, condition: str) -> None:
+    spec = source(f"{{{condition}}}")
+    assert not allowed(settled(auth(f"action: ALLOW\n{spec}")), path)
+    assert not allowed(settled(auth(f"action: DENY\n{spec}")), path)
+    assert allowed(settled(auth(f"action: DENY\n{spec}")), path.replace("shop", "data"))
+    assert allowed(settled(auth("action: DENY\n" + source("{namespaces: [one, pod, x, sa, web]}"))), path)
+
+
+def test_an_end_of_a_trust_domain_s_name_means_all_that_end_so() -> None:
+    trust = {"trustDomain": "new.example", "trust": {"federated": [{"trustDomain": "partner.example"}]}}
+    config = settled(auth(source("{principals: ['*.example/ns/shop/sa/web']}")), **trust)
+    assert allowed(config, "spiffe://new.example/ns/shop/sa/web")
+    assert allowed(config, "spiffe://partner.example/ns/shop/sa/web")
 
 
 def test_a_federated_peer_is_not_let_in_by_the_absence_of_an_allow() -> None:

@@ -10,7 +10,7 @@ from tproxy.core.conditions import Attribute, Call
 from tproxy.core.config import Config, Mode
 from tproxy.core.hello import NotTls
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy import Rule
+from tproxy.core.policy import Allow, Rule
 from tproxy.core.reason import Deny
 
 
@@ -39,13 +39,9 @@ class Explanation:
 
 def explain(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Explanation:
     """``peer`` is None for plaintext. The Config is settled."""
-    mode = config.mode_of(target.port)
-    if mode is Mode.DISABLE:
+    if config.mode_of(target.port) is Mode.DISABLE:
         peer = None  # nobody is asked who he is
-    answer = decide.authorize(peer, source, target, config)
-    if peer is None:
-        first = decide.ingress(target, mode, NotTls("first byte is not that of TLS"), config.mode_rule(target.port))
-        answer = first if isinstance(first, Deny) else answer
+    answer = _answer(peer, source, target, config)
     call = decide.called(peer, source, target, config)
     denied = isinstance(answer, Deny)
     return Explanation(
@@ -58,6 +54,17 @@ def explain(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: C
         lines=tuple(sorted(_lines(call, config), key=lambda line: len(line.misses))),
         aside=_aside(config),
     )
+
+
+def _answer(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
+    mode = decide.arrival(target, config)
+    if isinstance(mode, Deny):
+        return mode
+    if peer is None:
+        first = decide.ingress(target, mode, NotTls("first byte is not that of TLS"), config.mode_rule(target.port))
+        if isinstance(first, Deny):
+            return first
+    return decide.authorize(peer, source, target, config)
 
 
 def asks_for(attribute: Attribute, config: Config) -> bool:

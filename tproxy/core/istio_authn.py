@@ -34,7 +34,7 @@ class PeerAuthentication:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """What holds in the end; each mode is None or absent where no object says anything, and then ``inbound`` does."""
+    """What objects say: a mode is None where none says anything, a port's where it is the workload's."""
 
     mode: Mode | None = None
     origin: str = ""  # the object that said it
@@ -61,7 +61,7 @@ def effective(objects: Iterable[Manifest], workload: Workload) -> Modes:
         if each.mode is not None:
             mode, origin = each.mode, each.title
     narrow = chosen.get(_Scope.WORKLOAD)
-    ports = {port: own or mode for port, own in narrow.ports.items()} if narrow else {}
+    ports = narrow.ports if narrow else {}
     titles = tuple(each.title for _, each in sorted(chosen.items()))
     return Modes(mode, origin, ports, narrow.title if narrow and ports else "", titles, tuple(remarks))
 

@@ -35,7 +35,7 @@ class Names:
     def principals(self, text: str) -> tuple[str, ...]:
         """The same principal under each name of our own trust domain, as Istio expands trustDomainAliases."""
         domain, *path = text.split("/")
-        if len(path) != 4 or domain == "*":
+        if len(path) != 4:
             return (text,)
         known = (self.own, *self.aliases)
         suffix = domain[1:] if domain.startswith("*") else None
