@@ -31,12 +31,20 @@ class AuthorizationRule:
     when: Clause = ()
 
     def matches(self, call: Call) -> bool:
-        """Whether the call fulfils it."""
-        return not self.misses(call)
+        """Whether the call fulfils it: the cheapest question first."""
+        return _any(self.operations, call) and _all(self.when, call) and _any(self.sources, call)
 
     def misses(self, call: Call) -> tuple[Condition, ...]:
         """The conditions that do not hold, of the source and the operation that came closest."""
         return (*_closest(self.sources, call), *_closest(self.operations, call), *_failing(self.when, call))
+
+
+def _any(clauses: Sequence[Clause], call: Call) -> bool:
+    return not clauses or any(_all(clause, call) for clause in clauses)
+
+
+def _all(clause: Clause, call: Call) -> bool:
+    return all(condition.holds(call) for condition in clause)
 
 
 def _closest(clauses: Sequence[Clause], call: Call) -> Clause:
@@ -54,7 +62,6 @@ class Authorization:
     name: str  # namespace/name
     action: Action
     rules: tuple[AuthorizationRule, ...]
-    dry_run: bool = False
 
     def match(self, call: Call) -> str:
         """The first rule that matches, as namespace/name[index]; empty if none does."""

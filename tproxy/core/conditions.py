@@ -113,6 +113,8 @@ class Condition:
         return wanted and not self._any(self.others, call, strict=not self.lets_in)
 
     def _any(self, values: tuple[Value, ...], call: Call, strict: bool) -> bool:
+        if not values:
+            return False
         facts = _facts(self.attribute, call, self.domain if strict else "")
         return any(_matches(value, fact) for value in values for fact in facts)
 

@@ -27,7 +27,8 @@ def settle(config: Config, own: SpiffeId | None) -> Config:
     workload = replace(config.workload, namespace=namespace)
     applying = [manifest for manifest in config.manifests if manifest.applies(workload)]
     names = Names(config.trust_domain, config.trust.aliases, tuple(o.trust_domain for o in config.trust.federated))
-    objects = tuple(authorization(each, names) for each in applying if each.kind == "AuthorizationPolicy")
+    policies = [(authorization(each, names), each.dry_run) for each in applying if each.kind == "AuthorizationPolicy"]
+    objects, trials = (tuple(each for each, dry in policies if dry is trial) for trial in (False, True))
     modes = istio_authn.effective((each for each in applying if each.kind == "PeerAuthentication"), workload)
     if modes.applying and config.modes_said:
         both = f"stands beside {', '.join(modes.applying)}: one of them only can set the modes"
@@ -35,7 +36,7 @@ def settle(config: Config, own: SpiffeId | None) -> Config:
     mode = modes.mode or config.mode
     return replace(
         config,
-        policy=replace(config.policy, objects=objects),
+        policy=replace(config.policy, objects=objects, trials=trials),
         mode=mode,
         port_modes={port: own or mode for port, own in modes.ports.items()} if modes.applying else config.port_modes,
         settled=Settled(namespace, modes.origin, modes.ports_origin, (*modes.remarks, *_audits(objects))),

@@ -70,15 +70,16 @@ def _answer(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: C
 def asks_for(attribute: Attribute, config: Config) -> bool:
     """Whether anything here depends on this fact, so that it must be known."""
     ours = attribute is Attribute.SOURCE_IP and any(rule.sources for rule in config.policy.rules)
-    rules = [rule for each in config.policy.objects for rule in each.rules]
+    rules = [rule for each in (*config.policy.objects, *config.policy.trials) for rule in each.rules]
     clauses = [clause for rule in rules for clause in (*rule.sources, *rule.operations, rule.when)]
     return ours or any(condition.attribute is attribute for clause in clauses for condition in clause)
 
 
 def _lines(call: Call, config: Config) -> list[Line]:
     lines = [Line(rule.name, "inbound.rules", _ours(rule, call)) for rule in config.policy.rules]
-    for each in config.policy.objects:
-        action = f"{each.action}{' (dry-run)' * each.dry_run}"
+    named = [(each, each.action.value) for each in config.policy.objects]
+    named += [(each, f"{each.action} (dry-run)") for each in config.policy.trials]
+    for each, action in named:
         for index, rule in enumerate(each.rules):
             misses = tuple(condition.found(call) for condition in rule.misses(call))
             lines.append(Line(f"{each.name}[{index}]", action, misses))

@@ -64,7 +64,7 @@ def authorization(manifest: Manifest, names: Names) -> Authorization:
     if action is Action.AUDIT and manifest.dry_run:
         raise spec.error("action", "decides nothing, so there is nothing to try without force", action.value)
     spec.finish()
-    return Authorization(f"{manifest.namespace}/{manifest.name}", action, rules, manifest.dry_run)
+    return Authorization(f"{manifest.namespace}/{manifest.name}", action, rules)
 
 
 @dataclass(frozen=True, slots=True)

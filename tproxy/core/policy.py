@@ -59,24 +59,21 @@ class Policy:
 
     rules: tuple[Rule, ...]
     objects: tuple[Authorization, ...] = ()
+    trials: tuple[Authorization, ...] = ()  # dry-run: they decide nothing
 
     def selects(self, port: int) -> bool:
         """Whether anything here names who may call the port."""
-        return any(rule.selects(port) for rule in self.rules) or bool(_allowing(self._enforced))
-
-    @property
-    def _enforced(self) -> tuple[Authorization, ...]:
-        return tuple(each for each in self.objects if not each.dry_run)
+        return any(rule.selects(port) for rule in self.rules) or bool(_allowing(self.objects))
 
     def check(self, call: Call) -> Allow | Deny:
         """Decide for a caller whose id is verified already, or who has none (plaintext on a permissive port)."""
-        return self._decide(self._enforced, call)
+        return self._decide(self.objects, call)
 
     def dry_run(self, call: Call) -> str:
-        """What would be decided if the dry-run objects were in force; empty where there are none."""
-        if len(self._enforced) == len(self.objects):
+        """What would be decided if the trials were in force; empty where there are none."""
+        if not self.trials:
             return ""
-        answer = self._decide(self.objects, call)
+        answer = self._decide((*self.objects, *self.trials), call)
         return f"{'deny' if isinstance(answer, Deny) else 'allow'}: {answer.rule}"
 
     def audit(self, call: Call) -> str:
