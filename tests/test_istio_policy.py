@@ -316,6 +316,10 @@ def test_an_alias_of_our_trust_domain_is_our_own_in_a_principal_and_cluster_loca
     part = settled(auth(f"action: DENY\n{source(chr(123) + 'principals: [old.example/*]' + chr(125))}"), **trust)
     assert not allowed(part, "spiffe://old.example/ns/shop/sa/web")  # as the certificate says, and no further
     assert allowed(part, "spiffe://new.example/ns/shop/sa/web")
+    spec = source("{principals: ['new.example/ns/shop/*']}")  # not in the form that is expanded
+    old = "spiffe://old.example/ns/shop/sa/web"
+    assert not allowed(settled(auth(spec), **trust), old)  # as in Istio
+    assert not allowed(settled(auth(f"action: DENY\n{spec}"), **trust), old)  # Istio would let it pass
 
 
 FEDERATED = {"trust": {"federated": [{"trustDomain": "partner.example"}]}}

@@ -27,10 +27,12 @@ class Call:
     shown: SpiffeId | None = None  # as the certificate says it, where that is another name
 
     @property
-    def principal(self) -> str:
-        """As Istio writes it, without spiffe://; empty for plaintext."""
-        shown = self.shown or self.peer
-        return str(shown).removeprefix("spiffe://") if shown else ""
+    def principals(self) -> tuple[str, ...]:
+        """Without spiffe://, as Istio writes them: as shown, then as we know it if that differs; () for plaintext."""
+        if self.peer is None:
+            return ()
+        names = (self.peer,) if self.shown in (None, self.peer) else (self.shown, self.peer)
+        return tuple(str(name).removeprefix("spiffe://") for name in names)
 
     def __str__(self) -> str:
         return f"{self.peer or 'a caller without identity'} at {self.source}"
@@ -97,7 +99,7 @@ Value = Text | Network | int
 class Condition:
     """Holds if any of the values matches (none: always) and none of the others does.
 
-    A namespace or an account of another trust domain counts against a caller, never for it.
+    A namespace or an account of another trust domain, and an alias's true name, count against a caller, never for it.
     """
 
     attribute: Attribute
@@ -130,7 +132,7 @@ def _facts(attribute: Attribute, call: Call, domain: str) -> tuple[str | Address
     """``domain``: names count in Istio's form of ids and in this trust domain alone; empty: as Istio finds them."""
     match attribute:
         case Attribute.PRINCIPAL:
-            return (call.principal,) if call.principal else ()
+            return call.principals[:1] if domain else call.principals
         case Attribute.NAMESPACE:
             return tuple(namespace for namespace, _ in _names(call.peer, domain))
         case Attribute.ACCOUNT:

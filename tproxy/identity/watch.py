@@ -52,13 +52,19 @@ class Watch:
         return {folder for folder in named if folder.is_dir()}
 
     def _look(self) -> list[tuple[str, int, int, int] | None]:
-        seen: list[tuple[str, int, int, int] | None] = []
-        for path in map(Path, self._paths):
-            try:
-                inside = sorted(path.iterdir()) if path.is_dir() else ()
-                for each in (path, *inside):
-                    found = each.stat()
-                    seen.append((str(each), found.st_mtime_ns, found.st_ino, found.st_size))
-            except OSError:
-                seen.append(None)
-        return seen
+        return [seen for path in map(Path, self._paths) for seen in (_state(path), *map(_state, _inside(path)))]
+
+
+def _inside(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else []
+    except OSError:
+        return []
+
+
+def _state(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_mtime_ns, found.st_ino, found.st_size
