@@ -14,6 +14,7 @@ from tproxy.core.capture import Capture
 from tproxy.core.config import Config, Files, Limits, Marks, MeshRule, Mode, Outside, Ports, parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import IdPattern
+from tproxy.core.manifest import Workload
 from tproxy.core.policy import Policy, Rule
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMHcCAQEEIG9uZSBzZWNyZXQ=\n-----END PRIVATE KEY-----\n"
@@ -59,6 +60,8 @@ WHOLE: dict[str, Any] = {
     },
     "uid": 1000,
     "gid": 1001,
+    "workload": {"namespace": "shop", "labels": {"app": "web"}, "rootNamespace": "mesh"},
+    "policies": ["/policies", "/more/one.yaml"],
 }
 
 
@@ -124,6 +127,9 @@ def test_every_field_is_read() -> None:
         limits=Limits(1.5, 0.2, 3, 4, 5, 6, 7),
         uid=1000,
         gid=1001,
+        workload=Workload("shop", {"app": "web"}, "mesh"),
+        policies=("/policies", "/more/one.yaml"),
+        modes_said="inbound.mode",
     )
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from tproxy.core import pem
+from tproxy.core.conditions import Text
 from tproxy.core.config import Config
 from tproxy.core.identity import IdPattern, Snapshot
 from tproxy.core.x509 import Malformed, leaf_facts
@@ -44,7 +45,7 @@ def _root(block: bytes) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, IdPattern):
+    if isinstance(value, IdPattern | Text):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

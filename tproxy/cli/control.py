@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def effective(args: argparse.Namespace) -> Control:
     """The file's Control with the options laid over it."""
-    from tproxy.cli.source import read_yaml
+    from tproxy.cli.documents import read_yaml
     from tproxy.control.config import Control
 
     config = Control.parse(read_yaml(args.config) if args.config else {}, args.config or "defaults")

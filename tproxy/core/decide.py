@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
+from tproxy.core.conditions import Call
 from tproxy.core.config import Config, Mode, Outside
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
@@ -78,8 +79,8 @@ def arrival(target: Endpoint, config: Config) -> Mode | Deny:
     return config.mode_of(target.port)
 
 
-def ingress(target: Endpoint, mode: Mode, first: First) -> Terminate | Plain | Deny:
-    """What the first bytes on a strict or permissive port mean."""
+def ingress(target: Endpoint, mode: Mode, first: First, rule: str = "mode strict") -> Terminate | Plain | Deny:
+    """What the first bytes on a strict or permissive port mean; ``rule`` is who says strict."""
     if mode is Mode.DISABLE:
         return Plain(target, f"mode disable on port {target.port}")
     if mode is Mode.PERMISSIVE:
@@ -90,15 +91,15 @@ def ingress(target: Endpoint, mode: Mode, first: First) -> Terminate | Plain | D
         case Hello():
             return Terminate(target)
         case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", "mode strict")
+            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
         case NotTls(why):
-            return Deny(Reason.HELLO_MALFORMED, why, "mode strict")
+            return Deny(Reason.HELLO_MALFORMED, why, rule)
         case Silence(seconds):
-            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", "mode strict")
+            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", rule)
         case NeedMore(have, _):
-            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time", "mode strict")
+            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time", rule)
         case Gone():
-            return Deny(Reason.HELLO_CLOSED, "the caller closed before its ClientHello was complete", "mode strict")
+            return Deny(Reason.HELLO_CLOSED, "the caller closed before its ClientHello was complete", rule)
 
 
 def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule: str) -> Allow | Deny:
@@ -114,17 +115,22 @@ def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule
 
 def authorize(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
     """Whether a caller may speak to one of our ports. A federated one may only where a rule says so."""
-    if peer is None:
-        return config.policy.check(target.port, None, source.ip)
+    call = called(peer, source, target, config)
+    if peer is None or call.peer is None:
+        return config.policy.check(call)
     if foreign := _foreign(peer, config):
         return foreign
-    compared = _canonical(peer, config)
-    if not _is_ours(compared, config) and not config.policy.selects(target.port):
+    if not _is_ours(call.peer, config) and not config.policy.selects(target.port):
         return Deny(Reason.POLICY, f"{peer} is of a federated trust domain, and no rule selects port {target.port}")
-    answer = config.policy.check(target.port, compared, source.ip)
-    if isinstance(answer, Deny) and compared != peer:
+    answer = config.policy.check(call)
+    if isinstance(answer, Deny) and call.peer != peer:
         return replace(answer, why=f"{answer.why} (its certificate says {peer})")
     return answer
+
+
+def called(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Call:
+    """The facts that the policy asks for."""
+    return Call(target.port, _canonical(peer, config) if peer else None, source.ip, target.ip, peer)
 
 
 def _canonical(peer: SpiffeId, config: Config) -> SpiffeId:

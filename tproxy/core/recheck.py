@@ -32,6 +32,8 @@ def ingress(target: Endpoint, source: Endpoint, peer: SpiffeId | None, config: C
     if isinstance(mode, Deny):
         return mode
     if peer is None and mode is Mode.STRICT:
-        return Deny(Reason.PLAINTEXT, f"plaintext on port {target.port}, which is strict now", "mode strict")
+        return Deny(
+            Reason.PLAINTEXT, f"plaintext on port {target.port}, which is strict now", config.mode_rule(target.port)
+        )
     answer = decide.authorize(peer, source, target, config)
     return answer if isinstance(answer, Deny) else None

@@ -27,6 +27,8 @@ class Trace:
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
     rule: str = ""
+    dry_run: str = ""
+    audit: str = ""
     peer: str = ""
     own: str = ""
     peer_serial: str = ""
@@ -83,6 +85,8 @@ class Trace:
             reason=reason,
             why=why,
             rule=self.rule,
+            dry_run=self.dry_run,
+            audit=self.audit,
             peer=self.peer,
             own=self.own,
             peer_serial=self.peer_serial,
