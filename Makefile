@@ -41,7 +41,7 @@ bpf:
 
 # What protoc makes is committed, too.
 wire: $(VENV)/ready
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tproxy/wire/ca.proto tproxy/wire/workload.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tproxy/wire/ca.proto tproxy/wire/workload.proto tproxy/wire/directory.proto
 
 $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"

@@ -5,10 +5,12 @@ accept -> original destination -> **decide** -> TLS -> relay -> record
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode, Outside
+from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
@@ -57,18 +59,32 @@ class Gone:
 First = Hello | NeedMore | NotTls | Silence | Gone
 
 
-def egress(target: Endpoint, is_local: bool, config: Config) -> Plain | Mtls | Deny:
-    """Where the application wanted to go, and whether that address is this pod's own."""
+def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Absent.UNLISTED) -> Plain | Mtls | Deny:
+    """Where the application wanted to go, whether that address is this pod's own, what the directory says of it."""
     if is_local and target.port in config.ports.private:
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
         return Plain(target, "own address: stays in this pod")
+    if isinstance(found, Entry) and found.ids:
+        return Mtls(target, tuple(map(_pattern(config.trust_domain), found.ids)), found.rule)
     rule = config.mesh_rule(target.ip)
-    if rule is None:
-        if config.egress is Outside.DENY:
-            return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh", "egress: deny")
-        return Plain(target, "egress: passthrough")
-    return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+    if rule is not None and not (isinstance(found, Entry) and rule.mtls and not rule.ids):
+        return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+    return _outside(target, config, found)
+
+
+def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:
+    """Neither a mesh rule nor the directory asks for mTLS. While nobody can say what is there, nothing goes there."""
+    if found is Absent.UNKNOWN:
+        return Deny(Reason.EGRESS_DENIED, f"nobody has said yet whether {target} is in the mesh", "directory: waiting")
+    known = f" ({found.rule})" if isinstance(found, Entry) else ""
+    if config.egress is Outside.DENY:
+        return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}", "egress: deny")
+    return Plain(target, f"egress: passthrough{known}")
+
+
+def _pattern(trust_domain: str) -> Callable[[str], IdPattern]:
+    return lambda path: IdPattern(trust_domain, tuple(path.split("/")))
 
 
 def arrival(target: Endpoint, config: Config) -> Mode | Deny:
