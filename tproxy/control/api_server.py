@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class Api:
         await self._send("POST", path, json.dumps(body).encode())
         return await self._answer(ANSWER_LIMIT)
 
-    async def lines(self, path: str, limit: int = ANSWER_LIMIT) -> AsyncIterator[Reply]:
+    async def lines(self, path: str, limit: int = ANSWER_LIMIT) -> AsyncGenerator[Reply, None]:
         """GET of JSON documents, one a line, as they come; an answer that is not 200 is the one document."""
         await self._send("GET", path, b"")
         status, rest = 0, bytearray()
