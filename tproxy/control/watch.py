@@ -29,6 +29,7 @@ LISTING = 120.0  # seconds for all pages
 LIFE = 300  # seconds of one watch; the server ends it
 SILENCE = 100.0  # seconds; bookmarks come about every minute
 SHORT = 1.0  # seconds: a watch that ends sooner than this is a failure, too
+RELIST = 3  # failures in a row
 Put = Callable[[str, dict[str, Any] | None], None]
 
 
@@ -138,4 +139,6 @@ class Watch:
     def _failed(self, why: str) -> None:
         known = self.status.failures and self.status.error == why
         self.status.failures, self.status.error = self.status.failures + 1, why
+        if self.status.failures % RELIST == 0:  # whatever stands in the way there, a list leads around it
+            self._version = ""
         log.log(logging.DEBUG if known else logging.WARNING, "the directory goes on with what it knows: %s", why)
