@@ -1,7 +1,7 @@
-"""What the directory costs: python -m tests.directory_load [pods] [streams]. Numbers for ARCHITECTURE.md; nothing is asserted.
+"""What the directory costs: python -m tests.directory_load [pods] [streams]. Numbers for ARCHITECTURE.md, no assertion.
 
-The server runs on CPU 0 alone; the cluster of tests/cluster.py and the streams, each a TLS connection of its own, on the
-others. Then one client as sidecars have it, alone in a process.
+The server runs on CPU 0 alone; the cluster of tests/cluster.py and the streams, each a TLS connection of its own, on
+the others. Then one client as sidecars have it, alone in a process.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ async def streams(port: int, svids: Svids, count: int, cluster: Cluster, pid: in
     span, used = time.monotonic() - began, cpu(pid) - used
     snapshot = sizes[0]
     print(
-        f"{count} streams: everything ({snapshot} bytes) is there after {span:.1f} s, {used / count * 1000:.1f} ms of CPU each"
+        f"{count} streams: everything ({snapshot} bytes) is there after {span:.1f} s, "
+        f"{used / count * 1000:.1f} ms of CPU each"
     )
     before, used, late = list(sizes), cpu(pid), list[float]()
     for turn in range(CHANGES):
@@ -101,8 +102,9 @@ async def streams(port: int, svids: Svids, count: int, cluster: Cluster, pid: in
         await asyncio.sleep(max(0.0, 1 - late[-1]))
     used, each = cpu(pid) - used, (sum(sizes) - sum(before)) / count / CHANGES
     print(
-        f"a pod a second, {count} streams: {each:.0f} bytes a change and stream, {used / CHANGES * 1000:.1f} ms of CPU a "
-        f"change ({used / CHANGES / count * 1e6:.0f} us a stream), all know after {sorted(late)[CHANGES // 2] * 1000:.0f} ms"
+        f"a pod a second, {count} streams: {each:.0f} bytes a change and stream, {used / CHANGES * 1000:.1f} ms of CPU "
+        f"a change ({used / CHANGES / count * 1e6:.0f} us a stream), "
+        f"all know after {sorted(late)[CHANGES // 2] * 1000:.0f} ms"
     )
     for task in tasks:
         task.cancel()
@@ -117,7 +119,7 @@ def client(port: int, svids: Svids, entries: int) -> None:
         made.renewed(svids.snapshot)
         began = cpu(pid)
         running = asyncio.create_task(made.run(lambda _: None))
-        while made.status.entries < entries:
+        while made.status.entries < entries:  # noqa: ASYNC110  # its numbers are what is measured
             await asyncio.sleep(0.05)
         print(f"a client: {memory() - before:.1f} MiB for {entries} entries, {(cpu(pid) - began) * 1000:.0f} ms of CPU")
         updates, used = made.status.updates, cpu(pid)
@@ -156,8 +158,9 @@ def main(pods: int, count: int) -> None:
             os.sched_setaffinity(0, everywhere - {0} or everywhere)
             pid = ca.running().pid
             print(
-                f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known {time.monotonic() - began:.1f} s after "
-                f"the start, {cpu(pid):.1f} s of CPU, PSS {ca.running().pss() >> 20} MiB ({idle >> 20} MiB without)"
+                f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known {time.monotonic() - began:.1f} s "
+                f"after the start, {cpu(pid):.1f} s of CPU, PSS {ca.running().pss() >> 20} MiB "
+                f"({idle >> 20} MiB without)"
             )
             svids = Svids(ca)
             asyncio.run(streams(port, svids, count, cluster, pid))

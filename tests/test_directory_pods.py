@@ -26,7 +26,7 @@ from tproxy.world.sidecars import TPROXY, Sidecar
 DOMAIN = "test.local"
 LIMITS = {"peek": 1.0, "handshake": 1.0, "silence": 0.2, "connect": 2.0, "drain": 1.0}
 VIP = "10.96.0.10"
-RESTARTS = int(os.environ.get("TPROXY_RESTARTS", "50"))
+RESTARTS = int(os.environ.get("TPROXY_RESTARTS", "10"))
 NOWHERE: list[object] = []  # no mesh rules: the directory alone says what is in the mesh
 
 

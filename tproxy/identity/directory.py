@@ -179,9 +179,10 @@ class Directory:
     def _failed(self, why: str) -> None:
         status = self.status
         known = status.failures and status.error == why
+        level = logging.DEBUG if known else logging.WARNING if status.failures else logging.INFO  # servers move on
         status.failures, status.error = status.failures + 1, why
         kept = "the last one counts" if self._mirror.version else "there is none yet, mesh rules alone count"
-        log.log(logging.DEBUG if known else logging.WARNING, "no directory now, %s: %s", kept, why)
+        log.log(level, "no directory now, %s: %s", kept, why)
 
 
 def parsed(raw: bytes) -> Part:
