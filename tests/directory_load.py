@@ -158,8 +158,8 @@ def main(pods: int, count: int) -> None:
             os.sched_setaffinity(0, everywhere - {0} or everywhere)
             pid = ca.running().pid
             print(
-                f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known {time.monotonic() - began:.1f} s "
-                f"after the start, {cpu(pid):.1f} s of CPU, PSS {ca.running().pss() >> 20} MiB "
+                f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known "
+                f"{time.monotonic() - began:.1f} s after the start, {cpu(pid):.1f} s of CPU, PSS {ca.running().pss() >> 20} MiB "
                 f"({idle >> 20} MiB without)"
             )
             svids = Svids(ca)

@@ -110,5 +110,5 @@ def test_the_directory_reads_pods_from_kubernetes_and_has_a_port_of_its_own() ->
         Control.parse({"directory": {}})
     with pytest.raises(ConfigError, match="directory: needs the section kubernetes"):
         Control.parse({"directory": {}, "kubernetes": {"enabled": False}})
-    with pytest.raises(ConfigError, match=r"directory.port: the port is taken by listen"):
+    with pytest.raises(ConfigError, match=r"directory.port: 15012: the port is taken by listen"):
         Control.parse({"kubernetes": {}, "directory": {"port": 15012}})

@@ -285,6 +285,8 @@ def test_an_event_too_long_to_be_one_does_not_stop_the_directory(place: Place) -
     wait_for(lambda: "longer than" in place.ca.running().log.read_text(), 20, "it has refused the event")
     place.cluster.put(PODS, pod("web-0", "web", "10.0.0.2"))
     told.until(_10_0_0_1="web", _10_0_0_2="web")  # a list leads around it
+    place.cluster.put(PODS, pod("fat-0", "slim", "10.0.0.1"))
+    told.until(_10_0_0_1="slim")
 
 
 def test_nothing_is_told_before_everything_was_seen_once(tmp_path: Path) -> None:
