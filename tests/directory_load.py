@@ -159,8 +159,8 @@ def main(pods: int, count: int) -> None:
             pid = ca.running().pid
             print(
                 f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known "
-                f"{time.monotonic() - began:.1f} s after the start, {cpu(pid):.1f} s of CPU, PSS {ca.running().pss() >> 20} MiB "
-                f"({idle >> 20} MiB without)"
+                f"{time.monotonic() - began:.1f} s after the start, {cpu(pid):.1f} s of CPU, "
+                f"PSS {ca.running().pss() >> 20} MiB ({idle >> 20} MiB without)"
             )
             svids = Svids(ca)
             asyncio.run(streams(port, svids, count, cluster, pid))

@@ -69,7 +69,7 @@ def test_no_entry_makes_plaintext_of_what_a_rule_wants_an_id_for() -> None:
 @given(st.sampled_from(("passthrough", "deny")))
 def test_while_nothing_is_known_only_mesh_rules_open_a_way(outside: str) -> None:
     refused = egress(TARGET, False, config(egress=outside), Absent.UNKNOWN)
-    assert isinstance(refused, Deny) and refused.rule == "directory: waiting"
+    assert isinstance(refused, Deny) and refused.reason is Reason.DIRECTORY_AWAY
     assert isinstance(
         egress(TARGET, False, config(mesh=[{"cidr": "10.0.0.0/8"}], egress=outside), Absent.UNKNOWN), Mtls
     )

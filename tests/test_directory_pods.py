@@ -239,8 +239,8 @@ def test_a_sidecar_that_starts_while_control_is_away_refuses_what_nobody_vouches
     wait_for(early.ready, 10, "it is ready without", early.process)
     assert time.monotonic() - began > 1
     assert answer(place, cast.web.v4, 7, b"early") == b""
-    record = early.wait_record(lambda r: r["rule"] == "directory: waiting")
-    assert record["reason"] == "egress_denied"
+    record = early.wait_record(lambda r: r["direction"] == "egress")
+    assert (record["outcome"], record["reason"]) == ("refused", "directory_away")
     cast.control.start()
     cast.knows(cast.web.v4, "ns/demo/sa/web", who=early)
     assert answer(place, cast.web.v4, 7, b"early") == b"early"

@@ -145,7 +145,7 @@ async def connected(where: Kubernetes, seconds: float = SECONDS) -> AsyncIterato
     except TimeoutError as error:
         raise ApiError(f"{name}: no answer within {seconds:g} s") from error
     except h11.ProtocolError as error:
-        raise ApiError(f"{name}: it does not speak HTTP/1.1") from error
+        raise ApiError(f"{name}: its answer was cut short, or is not HTTP/1.1") from error
     except (OSError, ValueError) as error:  # ssl.SSLError is one, UnicodeDecodeError the other
         raise ApiError(f"{name}: {getattr(error, 'strerror', None) or type(error).__name__}") from error
     except ApiError as error:

@@ -28,7 +28,7 @@ PAGE_LIMIT = 32 * 1024 * 1024  # bytes; an object has at most 1.5 MiB (etcd), mo
 LISTING = 120.0  # seconds for all pages
 LIFE = 300  # seconds of one watch; the server ends it
 SILENCE = 100.0  # seconds; bookmarks come about every minute
-SHORT = 1.0  # seconds: a watch that ends sooner than this is a failure, too
+SHORT, LONG = 1.0, 10.0  # seconds: a watch that ends sooner is a failure, too; one that lives longer was a success
 RELIST = 3  # failures in a row
 Put = Callable[[str, dict[str, Any] | None], None]
 
@@ -63,6 +63,8 @@ class Watch:
                 why = "" if time.monotonic() - began > SHORT else "the watch ended as soon as it began"
             except ApiError as error:
                 why = str(error)
+            if time.monotonic() - began > LONG:
+                self.status.failures = 0
             if why:
                 self._failed(why)
             await asyncio.sleep(pause(self.status.failures, random.random()) if why else 0)

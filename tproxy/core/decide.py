@@ -5,7 +5,6 @@ accept -> original destination -> **decide** -> TLS -> relay -> record
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
@@ -66,25 +65,22 @@ def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Abse
     if is_local:
         return Plain(target, "own address: stays in this pod")
     if isinstance(found, Entry) and found.ids:
-        return Mtls(target, tuple(map(_pattern(config.trust_domain), found.ids)), found.rule)
+        ids = tuple(IdPattern(config.trust_domain, tuple(path.split("/"))) for path in found.ids)
+        return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
-    if rule is not None and not (isinstance(found, Entry) and rule.mtls and not rule.ids):
-        return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
-    return _outside(target, config, found)
+    if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
+        return _outside(target, config, found)
+    return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
 
 
 def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:
     """Neither a mesh rule nor the directory asks for mTLS. While nobody can say what is there, nothing goes there."""
     if found is Absent.UNKNOWN:
-        return Deny(Reason.EGRESS_DENIED, f"nobody has said yet whether {target} is in the mesh", "directory: waiting")
+        return Deny(Reason.DIRECTORY_AWAY, f"nobody has said yet whether {target} is in the mesh", "directory")
     known = f" ({found.rule})" if isinstance(found, Entry) else ""
     if config.egress is Outside.DENY:
         return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}", "egress: deny")
     return Plain(target, f"egress: passthrough{known}")
-
-
-def _pattern(trust_domain: str) -> Callable[[str], IdPattern]:
-    return lambda path: IdPattern(trust_domain, tuple(path.split("/")))
 
 
 def arrival(target: Endpoint, config: Config) -> Mode | Deny:

@@ -29,7 +29,7 @@ from tproxy.core.renewal import pause
 from tproxy.core.settings import Directory as Settings
 from tproxy.identity import rpc
 from tproxy.identity.source import SourceError
-from tproxy.wire import WATCH_DIRECTORY
+from tproxy.wire import ACCEPTED, WATCH_DIRECTORY
 from tproxy.wire import directory_pb2 as wire
 
 log = logging.getLogger("tproxy")
@@ -140,8 +140,8 @@ class Directory:
             call = method(self._request())
             try:
                 async with asyncio.timeout(DEADLINE):
-                    await call.initial_metadata()
-                self._accepted(not call.done())
+                    told = await call.initial_metadata()
+                self._accepted(told.get(ACCEPTED[0]) == ACCEPTED[1])
                 while isinstance(raw := await call.read(), bytes):
                     if moved := self._take(raw):
                         changed(moved)
@@ -179,7 +179,7 @@ class Directory:
     def _failed(self, why: str) -> None:
         status = self.status
         known = status.failures and status.error == why
-        level = logging.DEBUG if known else logging.WARNING if status.failures else logging.INFO  # servers move on
+        level = logging.DEBUG if known else logging.INFO if status.connected else logging.WARNING  # servers move on
         status.failures, status.error = status.failures + 1, why
         kept = "the last one counts" if self._mirror.version else "there is none yet, mesh rules alone count"
         log.log(level, "no directory now, %s: %s", kept, why)

@@ -47,8 +47,10 @@ def misplaced(traces: Iterable[Trace], side: Side) -> Iterable[tuple[Trace, Deny
     What it has forgotten says nothing against whom they have proven: pods that end serve their last requests.
     """
     for trace in traces:
+        if not trace.carrying:
+            continue  # ``admit`` will look at it
         found = side.directory(trace.target.ip)
-        if trace.carrying and isinstance(found, Entry) and found != trace.found:
+        if isinstance(found, Entry) and found != trace.found:
             trace.found = found
             if deny := _policy(trace, side.state):
                 yield trace, deny

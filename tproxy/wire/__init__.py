@@ -5,3 +5,4 @@ FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
 FETCH_X509_BUNDLES = "/SpiffeWorkloadAPI/FetchX509Bundles"
 WORKLOAD_HEADER = ("workload.spiffe.io", "true")  # metadata without which a Workload API answers InvalidArgument
 WATCH_DIRECTORY = "/tproxy.v1.Directory/Watch"
+ACCEPTED = ("tproxy-accepted", "1")  # initial metadata of a stream that is not refused
