@@ -83,7 +83,7 @@ class Sidecar:
         egress = self._servers[0]
         cut = egress.cut(lambda traces: misplaced([one for one in traces if one.target.ip in addresses], side))
         if cut:
-            log.warning("%d running connections were cut: somebody else has their address now", cut)
+            log.warning("%d running connections were cut: the directory expects somebody else there now", cut)
 
     async def sweep(self, seconds: float = 1.0) -> None:
         """Cut what has outlived its certificates, for ever."""
