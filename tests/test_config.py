@@ -422,3 +422,27 @@ def test_ids_without_a_trust_domain_are_of_ours() -> None:
         "spiffe://example.org/ns/shop/sa/web",
         "spiffe://example.org/ns/*/sa/db",
     ]
+
+
+# the directory
+
+
+def test_a_directory_is_an_address_and_what_its_certificate_says() -> None:
+    found = Config.parse({"directory": {"address": "tproxy-control.tproxy-system.svc:15013"}}).directory
+    assert found is not None
+    assert (found.address, found.server_name, found.timeout) == ("tproxy-control.tproxy-system.svc:15013", "", 10)
+    assert Config.parse({}).directory is None
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({}, "directory.address"),
+        ({"address": "control"}, "directory.address"),
+        ({"address": "control:15013", "timeout": -1}, "directory.timeout"),
+        ({"address": "control:15013", "serverNmae": "control"}, "directory.serverNmae.*serverName"),
+    ],
+)
+def test_a_directory_that_cannot_be_dialled_is_refused_by_name(section: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        Config.parse({"directory": section})

@@ -14,11 +14,12 @@ from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
-from tproxy.core.identity_config import parse_identity, parse_trust
+from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
 from tproxy.core.manifest import Manifest, Workload, distinct, parse_workload, policy_paths
 from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
     Bundle,
+    Directory,
     Fast,
     Files,
     Group,
@@ -57,6 +58,7 @@ class Config:
     marks: Marks = field(default_factory=Marks)
     limits: Limits = field(default_factory=Limits)
     trust: Trust = field(default_factory=Trust)
+    directory: Directory | None = None
     groups: tuple[Group, ...] = GROUPS
     tls12: bool = False  # TLS 1.2 is accepted, too
     fast: Fast = field(default_factory=Fast)
@@ -84,6 +86,7 @@ class Config:
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
             trust=trust,
+            directory=parse_directory(top.inner("directory")) if top.raw("directory") is not None else None,
             mesh=_mesh(top, own),
             egress=Outside(top.choice("egress", Outside.DENY, list(Outside))),
             mode=mode,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from tproxy.core.address import Endpoint
 from tproxy.core.conditions import Call
 from tproxy.core.config import Config, Mode, Outside
+from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
@@ -58,18 +59,29 @@ class Gone:
 First = Hello | NeedMore | NotTls | Silence | Gone
 
 
-def egress(target: Endpoint, is_local: bool, config: Config) -> Plain | Mtls | Deny:
-    """Where the application wanted to go, and whether that address is this pod's own."""
+def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Absent.UNLISTED) -> Plain | Mtls | Deny:
+    """Where the application wanted to go, whether that address is this pod's own, what the directory says of it."""
     if is_local and target.port in config.ports.private:
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
         return Plain(target, "own address: stays in this pod")
+    if isinstance(found, Entry) and found.ids:
+        ids = tuple(IdPattern(config.trust_domain, tuple(path.split("/"))) for path in found.ids)
+        return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
-    if rule is None:
-        if config.egress is Outside.DENY:
-            return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh", "egress: deny")
-        return Plain(target, "egress: passthrough")
+    if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
+        return _outside(target, config, found)
     return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+
+
+def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:
+    """Neither a mesh rule nor the directory asks for mTLS. While nobody can say what is there, nothing goes there."""
+    if found is Absent.UNKNOWN:
+        return Deny(Reason.DIRECTORY_AWAY, f"nobody has said yet whether {target} is in the mesh", "directory")
+    known = f" ({found.rule})" if isinstance(found, Entry) else ""
+    if config.egress is Outside.DENY:
+        return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}", "egress: deny")
+    return Plain(target, f"egress: passthrough{known}")
 
 
 def arrival(target: Endpoint, config: Config) -> Mode | Deny:

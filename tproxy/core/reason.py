@@ -36,6 +36,7 @@ class Reason(StrEnum):
     REFUSED_BY_PEER = "refused_by_peer"
     POLICY = "policy"
     EGRESS_DENIED = "egress_denied"
+    DIRECTORY_AWAY = "directory_away"
     OWN_PORT = "own_port"
     OVERLOAD = "overload"
     CONNECT_REFUSED = "connect_refused"
@@ -72,7 +73,8 @@ ADVICE = {
     Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
-    Reason.EGRESS_DENIED: "add the destination to mesh, or set egress: passthrough",
+    Reason.EGRESS_DENIED: "give the destination a sidecar, add it to mesh, or set egress: passthrough",
+    Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.CONNECT_REFUSED: "nothing listens there: is the application running, and not only on 127.0.0.1?",

@@ -8,13 +8,16 @@ from __future__ import annotations
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
+from tproxy.core.directory import Absent, Found
 from tproxy.core.identity import SpiffeId
 from tproxy.core.reason import Deny, Reason
 
 
-def egress(target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config) -> Deny | None:
+def egress(
+    target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config, found: Found = Absent.UNLISTED
+) -> Deny | None:
     """A connection that the application opened; ``peer`` is None for plaintext."""
-    match decide.egress(target, is_local, config):
+    match decide.egress(target, is_local, config, found):
         case Deny() as deny:
             return deny
         case decide.Mtls(_, expect, rule):

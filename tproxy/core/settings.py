@@ -148,6 +148,15 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class Directory:
+    """Where ``tproxy control`` tells who stands at which address."""
+
+    address: str  # host:port
+    server_name: str = ""  # in its certificate; empty: the host of the address
+    timeout: float = 10.0  # seconds that readiness waits for the first snapshot
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Deadlines in seconds, and caps."""
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
+from tproxy.core.directory import Absent, Found
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record, TlsFacts
 from tproxy.identity.openssl import TlsError
@@ -34,6 +35,7 @@ class Trace:
     peer_serial: str = ""
     own_serial: str = ""
     tls: TlsFacts | None = None
+    found: Found = Absent.UNLISTED  # what the directory said of the target
     local: bool = False  # the target is this pod's own address
     carrying: bool = False  # admitted, and not ended yet
     proven: Session | None = None  # None: plaintext
