@@ -22,6 +22,7 @@ from tproxy.control import rotation
 from tproxy.control.authenticate import Door
 from tproxy.control.authority import utc_now
 from tproxy.control.config import Control
+from tproxy.control.injector import Injector
 from tproxy.control.issuer import Issuer, Made
 from tproxy.control.ledger import Ledger
 from tproxy.control.metrics import Metrics
@@ -47,6 +48,7 @@ class _Parts:
     serving: Serving
     service: Service
     metrics: Metrics
+    injector: Injector | None
 
 
 async def serve(config: Control, form: str) -> int:
@@ -59,6 +61,8 @@ async def serve(config: Control, form: str) -> int:
     await parts.serving.renew()
     server = _listen(parts, config)
     await server.start()
+    if parts.injector is not None:
+        await parts.injector.start(config.address or any_host(), stopping.set)
     pages = await _pages(parts, config, stopping)
     watch = asyncio.create_task(_watch(parts, config))
     watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
@@ -74,7 +78,10 @@ async def serve(config: Control, form: str) -> int:
     await stopping.wait()
     log.info("stopping: %d calls have %g s to finish", parts.service.open_calls, config.drain)
     watch.cancel()
-    await server.stop(config.drain)
+    if parts.injector is not None:
+        await asyncio.gather(server.stop(config.drain), parts.injector.stop(config.drain))
+    else:
+        await server.stop(config.drain)
     await parts.ledger.close()
     pages.close()
     log.info("stopped")
@@ -104,7 +111,10 @@ def _parts(config: Control, form: str) -> _Parts:
     serving = Serving(issuer, config.names, swapped)
     service = Service(config, issuer, Door(config, domain, state), finished, metrics.took)
     metrics.watch(lambda: service.open_calls)
-    return _Parts(issuer, ledger, serving, service, metrics)
+    injector = None
+    if config.webhook is not None:
+        injector = Injector(config, config.webhook, issuer, serving, finished, metrics.current)
+    return _Parts(issuer, ledger, serving, service, metrics, injector)
 
 
 def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
@@ -125,6 +135,8 @@ async def _watch(parts: _Parts, config: Control) -> None:
             if parts.issuer.signer is not seen:  # a call that came in between may have refreshed it before us
                 seen = parts.issuer.signer
                 _signs(parts)
+                if parts.injector is not None:
+                    parts.injector.look()
             if parts.serving.is_due():
                 await parts.serving.renew()
             if time.monotonic() - pruned > PRUNE:

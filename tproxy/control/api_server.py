@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import h11
 
@@ -22,6 +23,8 @@ SECONDS = 5.0  # for one connection with all that is asked on it
 ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
 HEAD_LIMIT = 64 * 1024
 READ = 64 * 1024
+PAGE = 250  # objects of one answer to a list
+JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 
 
 class ApiError(Exception):
@@ -56,11 +59,31 @@ class Api:
         """POST of a JSON document."""
         return await self._ask("POST", path, json.dumps(body).encode())
 
-    async def _ask(self, method: str, path: str, body: bytes) -> Reply:
+    async def patch(self, path: str, body: object, kind: str) -> Reply:
+        """PATCH, of one of the kinds above."""
+        return await self._ask("PATCH", path, json.dumps(body).encode(), kind)
+
+    async def listed(self, path: str, query: str, rule: str) -> list[dict[str, Any]]:
+        """All objects of a list, page by page; each has its metadata. ApiError names the rule of RBAC that it needs."""
+        found: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            reply = await self.get(f"{path}?{query}&limit={PAGE}{more}")
+            items, meta = reply.body.get("items"), reply.body.get("metadata") or {}
+            if reply.status != 200:
+                raise failed(reply, f"GET {path}", rule)
+            if not isinstance(items, list) or not all(isinstance(one.get("metadata"), dict) for one in items):
+                raise ApiError(f"GET {path}: its answer is not a list")
+            found += items
+            if not meta.get("continue"):
+                return found
+            more = f"&continue={quote(meta['continue'])}"
+
+    async def _ask(self, method: str, path: str, body: bytes, kind: str = "application/json") -> Reply:
         http = self._http
         if http.our_state is h11.DONE:
             http.start_next_cycle()
-        about = [("content-type", "application/json"), ("content-length", str(len(body)))] if body else []
+        about = [("content-type", kind), ("content-length", str(len(body)))] if body else []
         request = h11.Request(method=method, target=path, headers=[*self._headers, *about])
         data = [http.send(request), http.send(h11.Data(data=body)) if body else b"", http.send(h11.EndOfMessage())]
         self._writer.write(b"".join(part or b"" for part in data))
@@ -83,6 +106,14 @@ class Api:
                 return Reply(status, _object(bytes(body)))
             elif not isinstance(event, h11.InformationalResponse):
                 raise ApiError("it hung up")
+
+
+def failed(reply: Reply, doing: str, rule: str) -> ApiError:
+    """An answer that says no, in words: what was tried, what it said, and for RBAC the rule that is missing."""
+    said = str(reply.body.get("message") or "")[:300]
+    if reply.status == 403:
+        return ApiError(f"{doing}: forbidden ({said}); allow our service account {rule}")
+    return ApiError(f"{doing}: status {reply.status}{f' ({said})' if said else ''}")
 
 
 def _object(body: bytes) -> dict[str, Any]:
