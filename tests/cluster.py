@@ -127,7 +127,8 @@ class Cluster:
             if status == 201 and (refused := self._refused("create", resource, name)):
                 return refused
             if status == 201 and around["status"]["phase"] == "Terminating":
-                return 403, {"message": "terminating", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+                said = f"unable to create new content in namespace {space} because it is being terminated"
+                return 403, {"message": said}
         self.objects[key] = self._stamped(document)
         self.wrote.append(key)
         return status, document

@@ -62,6 +62,7 @@ class ApiServer:
         context.load_cert_chain(folder / "api.pem")
         self._server = _Quiet(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
+        self.port = self._server.server_port
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()

@@ -64,20 +64,21 @@ class Api:
         return await self._ask("PATCH", path, json.dumps(body).encode(), kind)
 
     async def listed(self, path: str, query: str, rule: str) -> list[dict[str, Any]]:
-        """All objects of a list, page by page; each has its metadata. ApiError names the rule of RBAC that it needs."""
+        """All objects of a list, page by page; each has a name. ApiError names the rule of RBAC that it needs."""
         found: list[dict[str, Any]] = []
         more = ""
         while True:
             reply = await self.get(f"{path}?{query}&limit={PAGE}{more}")
-            items, meta = reply.body.get("items"), reply.body.get("metadata") or {}
+            items = reply.body.get("items")
             if reply.status != 200:
                 raise failed(reply, f"GET {path}", rule)
-            if not isinstance(items, list) or not all(isinstance(one.get("metadata"), dict) for one in items):
+            if not isinstance(items, list) or not all(text(one, "metadata", "name") for one in items):
                 raise ApiError(f"GET {path}: its answer is not a list")
             found += items
-            if not meta.get("continue"):
+            following = text(reply.body, "metadata", "continue")
+            if not following:
                 return found
-            more = f"&continue={quote(meta['continue'])}"
+            more = f"&continue={quote(following, safe='')}"
 
     async def _ask(self, method: str, path: str, body: bytes, kind: str = "application/json") -> Reply:
         http = self._http
@@ -108,9 +109,16 @@ class Api:
                 raise ApiError("it hung up")
 
 
+def text(document: object, *path: str) -> str:
+    """What stands there; "" if it is no text, or if there is no such place."""
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document if isinstance(document, str) else ""
+
+
 def failed(reply: Reply, doing: str, rule: str) -> ApiError:
     """An answer that says no, in words: what was tried, what it said, and for RBAC the rule that is missing."""
-    said = str(reply.body.get("message") or "")[:300]
+    said = text(reply.body, "message")[:300]
     if reply.status == 403:
         return ApiError(f"{doing}: forbidden ({said}); allow our service account {rule}")
     return ApiError(f"{doing}: status {reply.status}{f' ({said})' if said else ''}")
@@ -143,7 +151,7 @@ async def connected(where: Kubernetes) -> AsyncIterator[Api]:
             try:
                 yield Api(reader, writer, where.host, token)
             finally:
-                writer.close()
+                writer.transport.abort()  # nothing is under way, and a goodbye may be left unanswered for long
     except TimeoutError as error:
         raise ApiError(f"{name}: no answer within {SECONDS:g} s") from error
     except h11.ProtocolError as error:

@@ -1,7 +1,7 @@
 """Telling the cluster what it must know of us, and learning from it what we must: again and again, a failure at a time.
 
 At start, after a step of the rotation, when a pod was injected (its namespace may be new) and every minute, which mends
-what others changed. A failure is one line until it changes, and is tried again after 1, 2, 4 ... 60 seconds.
+what others changed. A failure is one line until it changes, and is tried again after 2, 4, 8 ... 60 seconds.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Publisher:
         failures = 0
         while True:
             self._wanted.clear()
-            failures = 0 if await self._all() else failures + 1
+            failures = 0 if await self._all() else min(failures + 1, 6)
             await asyncio.sleep(PAUSE)
-            pause = min(EVERY, PAUSE * 2 ** min(failures, 10)) if failures else EVERY
+            pause = min(EVERY, PAUSE * 2**failures) if failures else EVERY
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause - PAUSE):
                     await self._wanted.wait()
             except TimeoutError:
                 self._asked.clear()

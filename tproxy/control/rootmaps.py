@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from tproxy.control.api_server import APPLY_PATCH, ApiError, Reply, connected, failed
+from tproxy.control.api_server import APPLY_PATCH, ApiError, Reply, connected, failed, text
 from tproxy.control.config import Kubernetes
 
 KEY = "root-cert.pem"
@@ -37,8 +37,8 @@ async def publish(where: Kubernetes, name: str, label: str, spared: frozenset[st
         labelled = await api.listed(spaces, f"labelSelector={quote(label)}", "list of namespaces")
         rule = f"list of configmaps with resourceNames: [{name}]"
         present = await api.listed(maps, f"fieldSelector=metadata.name%3D{name}", rule)
-    alive = {one["metadata"]["name"] for one in labelled if (one.get("status") or {}).get("phase") != "Terminating"}
-    held = {one["metadata"]["namespace"]: (one.get("data") or {}).get(KEY) for one in present}
+    alive = {text(one, "metadata", "name") for one in labelled if text(one, "status", "phase") != "Terminating"}
+    held = {text(one, "metadata", "namespace"): text(one, "data", KEY) for one in present}
     every = (alive | held.keys()) - spared
     wanted = sorted(space for space in every if held.get(space) != bundle)
     wrong: list[str] = []
@@ -66,5 +66,6 @@ async def _write(where: Kubernetes, spaces: list[str], name: str, bundle: str) -
 
 def _is_gone(reply: Reply) -> bool:
     """Whether the namespace was deleted meanwhile."""
-    causes = (reply.body.get("details") or {}).get("causes") or []
-    return reply.status == 404 or any(one.get("reason") == "NamespaceTerminating" for one in causes)
+    return reply.status == 404 or (
+        reply.status == 403 and "because it is being terminated" in text(reply.body, "message")
+    )
