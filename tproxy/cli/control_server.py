@@ -1,4 +1,4 @@
-"""What ``tproxy control`` runs: the CA API, health and metrics, and a look now and then at what changed."""
+"""What ``tproxy control`` runs: CA API, webhook, health and metrics, and a look now and then at what changed."""
 
 from __future__ import annotations
 

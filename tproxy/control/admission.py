@@ -45,11 +45,13 @@ def review(body: bytes, settings: Injection) -> Reply:
         return Reply(413, f"an AdmissionReview of more than {LIMIT} bytes is not read\n".encode(), "text/plain")
     try:
         request = _request(body)
+        result = _decide(request, settings)
+        answer = {"uid": request["uid"], **_answer(result)}
+        body = json.dumps({"apiVersion": API, "kind": "AdmissionReview", "response": answer}).encode()
     except ConfigError as error:
         return Reply(400, f"{error}\n".encode(), "text/plain; charset=utf-8")
-    result = _decide(request, settings)
-    answer = {"uid": request["uid"], **_answer(result)}
-    body = json.dumps({"apiVersion": API, "kind": "AdmissionReview", "response": answer}).encode()
+    except RecursionError:  # the parser goes deeper than what walks over its result
+        return Reply(400, b"AdmissionReview: is nested too deeply\n", "text/plain")
     did, why = _did(result)
     return Reply(200, body, did=did, why=why, pod=_pod(request), uid=request["uid"])
 
