@@ -59,10 +59,10 @@ async def serve(config: Control, form: str) -> int:
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
-    server = _listen(parts, config)
-    await server.start()
     if parts.injector is not None:
         await parts.injector.start(config.address or any_host(), stopping.set)
+    server = _listen(parts, config)
+    await server.start()
     pages = await _pages(parts, config, stopping)
     watch = asyncio.create_task(_watch(parts, config))
     watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
