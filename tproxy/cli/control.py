@@ -1,4 +1,4 @@
-"""``tproxy control``: the certificate authority as a server, until SIGTERM."""
+"""``tproxy control``: the certificate authority and the webhook as a server, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
     names: [tproxy-control.tproxy-system.svc]
     maxTtl: 24h
     kubernetes: {enabled: true}
+    injection: {image: registry.example/tproxy:1}   the webhook, port 15017
 
 signals: TERM drains and stops"""
 
@@ -36,7 +37,7 @@ def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "control",
-        help="certificate authority as a server (Istio's CA API)",
+        help="certificate authority as a server (Istio's CA API), and the webhook that injects",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

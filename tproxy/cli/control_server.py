@@ -1,4 +1,4 @@
-"""What ``tproxy control`` runs: the CA API, health and metrics, and a look now and then at what changed."""
+"""What ``tproxy control`` runs: CA API, webhook, health and metrics, and a look now and then at what changed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tproxy.control.authenticate import Door
 from tproxy.control.authority import utc_now
 from tproxy.control.config import Control
 from tproxy.control.directory import Directory
+from tproxy.control.injector import Injector
 from tproxy.control.issuer import Issuer, Made
 from tproxy.control.ledger import Ledger
 from tproxy.control.metrics import Metrics
@@ -49,6 +50,7 @@ class _Parts:
     service: Service
     metrics: Metrics
     directory: Directory | None
+    injector: Injector | None
 
 
 async def serve(config: Control, form: str) -> int:
@@ -59,6 +61,8 @@ async def serve(config: Control, form: str) -> int:
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
+    if parts.injector is not None:
+        await parts.injector.start(config.address or any_host(), stopping.set)
     server = _listen(parts, config)
     await server.start()
     teller, following = await _follow(parts, config, stopping)
@@ -80,7 +84,10 @@ async def serve(config: Control, form: str) -> int:
     if teller is not None and following is not None:
         following.cancel()
         await teller.stop(0)  # its streams have no end; sidecars go on elsewhere
-    await server.stop(config.drain)
+    if parts.injector is not None:
+        await asyncio.gather(server.stop(config.drain), parts.injector.stop(config.drain))
+    else:
+        await server.stop(config.drain)
     await parts.ledger.close()
     pages.close()
     log.info("stopped")
@@ -120,7 +127,10 @@ def _parts(config: Control, form: str) -> _Parts:
             "failures": directory.failures,
         }
         metrics.watch_directory(gauges)
-    return _Parts(issuer, ledger, serving, service, metrics, directory)
+    injector = None
+    if config.webhook is not None:
+        injector = Injector(config, config.webhook, issuer, serving, finished, metrics.current)
+    return _Parts(issuer, ledger, serving, service, metrics, directory, injector)
 
 
 async def _follow(
@@ -158,6 +168,8 @@ async def _watch(parts: _Parts, config: Control) -> None:
             if parts.issuer.signer is not seen:  # a call that came in between may have refreshed it before us
                 seen = parts.issuer.signer
                 _signs(parts)
+                if parts.injector is not None:
+                    parts.injector.look()
             if parts.serving.is_due():
                 await parts.serving.renew()
             if time.monotonic() - pruned > PRUNE:

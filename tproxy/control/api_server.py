@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import h11
 
@@ -22,6 +23,8 @@ SECONDS = 5.0  # for one connection with all that is asked on it
 ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
 HEAD_LIMIT = 64 * 1024
 READ = 64 * 1024
+PAGE = 250  # objects of one answer to a list
+JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 
 
 class ApiError(Exception):
@@ -58,6 +61,28 @@ class Api:
         await self._send("POST", path, json.dumps(body).encode())
         return await self._answer(ANSWER_LIMIT)
 
+    async def patch(self, path: str, body: object, kind: str) -> Reply:
+        """PATCH, of one of the kinds above."""
+        await self._send("PATCH", path, json.dumps(body).encode(), kind)
+        return await self._answer(ANSWER_LIMIT)
+
+    async def listed(self, path: str, query: str, rule: str) -> list[dict[str, Any]]:
+        """All objects of a list, page by page; each has a name. ApiError names the rule of RBAC that it needs."""
+        found: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            reply = await self.get(f"{path}?{query}&limit={PAGE}{more}")
+            items = reply.body.get("items")
+            if reply.status != 200:
+                raise failed(reply, f"GET {path}", rule)
+            if not isinstance(items, list) or not all(text(one, "metadata", "name") for one in items):
+                raise ApiError(f"GET {path}: its answer is not a list")
+            found += items
+            following = text(reply.body, "metadata", "continue")
+            if not following:
+                return found
+            more = f"&continue={quote(following, safe='')}"
+
     async def lines(self, path: str, limit: int = ANSWER_LIMIT) -> AsyncGenerator[Reply, None]:
         """GET of JSON documents, one a line, as they come; an answer that is not 200 is the one document."""
         await self._send("GET", path, b"")
@@ -78,11 +103,11 @@ class Api:
                 if len(rest) > limit:
                     raise ApiError(f"one line of its answer is longer than {limit} bytes")
 
-    async def _send(self, method: str, path: str, body: bytes) -> None:
+    async def _send(self, method: str, path: str, body: bytes, kind: str = "application/json") -> None:
         http = self._http
         if http.our_state is h11.DONE:
             http.start_next_cycle()
-        about = [("content-type", "application/json"), ("content-length", str(len(body)))] if body else []
+        about = [("content-type", kind), ("content-length", str(len(body)))] if body else []
         request = h11.Request(method=method, target=path, headers=[*self._headers, *about])
         data = [http.send(request), http.send(h11.Data(data=body)) if body else b"", http.send(h11.EndOfMessage())]
         self._writer.write(b"".join(part or b"" for part in data))
@@ -114,6 +139,21 @@ class Api:
                 raise ApiError("it hung up")
 
 
+def text(document: object, *path: str) -> str:
+    """What stands there; "" if it is no text, or if there is no such place."""
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document if isinstance(document, str) else ""
+
+
+def failed(reply: Reply, doing: str, rule: str) -> ApiError:
+    """An answer that says no, in words: what was tried, what it said, and for RBAC the rule that is missing."""
+    said = text(reply.body, "message")[:300]
+    if reply.status == 403:
+        return ApiError(f"{doing}: forbidden ({said}); allow our service account {rule}")
+    return ApiError(f"{doing}: status {reply.status}{f' ({said})' if said else ''}")
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body) if body else {}
@@ -141,7 +181,7 @@ async def connected(where: Kubernetes, seconds: float = SECONDS) -> AsyncIterato
             try:
                 yield Api(reader, writer, where.host, token)
             finally:
-                writer.close()
+                writer.transport.abort()  # nothing is under way, and a goodbye may be left unanswered for long
     except TimeoutError as error:
         raise ApiError(f"{name}: no answer within {seconds:g} s") from error
     except h11.ProtocolError as error:

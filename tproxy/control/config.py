@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from tproxy.control import webhook_config
+from tproxy.control.webhook_config import WebhookConfig
 from tproxy.core.address import Address, parse_address
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
@@ -63,12 +65,14 @@ class Control:
     concurrency: int  # calls at once; more are refused
     deadline: float  # seconds for one call
     drain: float  # seconds for the calls under way at the end
+    webhook: WebhookConfig | None
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | None, where: str = "control") -> Control:
         """From the YAML's mapping; ConfigError names file, field, value and the nearest valid one."""
         top = Fields(data, where)
         listen, limits = top.inner("listen"), top.inner("limits")
+        webhook = webhook_config.parse(top.raw("injection"), top.inner("webhook"), top.text("audience", "istio-ca"))
         found = cls(
             dir=top.text("dir"),
             trust_domain=top.parsed("trustDomain", _optional_domain, ""),
@@ -86,6 +90,7 @@ class Control:
             concurrency=limits.integer("concurrency", 256, 1, 10_000),
             deadline=limits.number("deadline", 10, 0.1, 300),
             drain=limits.number("drain", 10, 0.1, 300),
+            webhook=webhook,
         )
         if found.port == found.health:
             raise listen.error("health", "the port is taken by listen.port", found.health)
@@ -93,10 +98,14 @@ class Control:
             raise top.error("directory", "needs the section kubernetes: pods are read from its API")
         if found.directory is not None and found.directory.port in (found.port, found.health):
             raise top.error("directory.port", "the port is taken by listen", found.directory.port)
+        if webhook and webhook.port in (found.port, found.health):
+            raise top.error("webhook.port", "the port is taken by listen", webhook.port)
         for fields in (listen, limits, top):
             fields.finish()
         if not found.names:
             raise top.error("names", "is empty: clients check the name that they dial")
+        if webhook and webhook.host not in found.names:
+            found = replace(found, names=(*found.names, webhook.host))
         return found
 
 

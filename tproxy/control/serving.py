@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 import grpc
 
-from tproxy.control import authority
+from tproxy.control import authority, https
 from tproxy.control.config import Name
 from tproxy.control.issuer import Issuer, Made
 
 
 class Serving:
-    """``credentials`` are for gRPC; each handshake asks for what is newest."""
+    """``credentials`` are for gRPC, ``https`` for ssl; each handshake asks for what is newest."""
 
     def __init__(self, issuer: Issuer, names: tuple[Name, ...], swapped: Callable[[Made], None]) -> None:
         self._issuer, self._names, self._swapped = issuer, names, swapped
         self._made: Made | None = None
         self._newest: dict[bool, grpc.ServerCertificateConfiguration] = {}  # True: callers show a certificate, too
+        self.https: ssl.SSLContext | None = None  # for servers that are not gRPC's; None before the first renewal
 
     async def renew(self) -> None:
         """A new certificate from the signer of this moment. ConfigError if it cannot be had; the old one stays then."""
@@ -28,6 +30,7 @@ class Serving:
             False: grpc.ssl_server_certificate_configuration(own),
             True: grpc.ssl_server_certificate_configuration(own, roots.encode()),
         }
+        self.https = https.context(pair.key_pem(), own[0][1])
         self._made = made
         self._swapped(made)
 
