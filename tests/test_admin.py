@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
 
-from tproxy.admin.http import Answer, serve
+from tproxy.admin.http import OF_ONE, Answer, serve
 
 
 async def ask(data: bytes) -> bytes:
@@ -45,3 +46,30 @@ def test_a_page_is_answered(request_bytes: bytes, status: bytes, body: bytes) ->
 @pytest.mark.parametrize("data", [b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000])
 def test_nonsense_is_a_bad_request_and_no_traceback(data: bytes) -> None:
     assert asyncio.run(ask(data)).split()[1] == b"400"
+
+
+def test_whoever_hangs_on_keeps_nobody_else_out() -> None:
+    def page(name: tuple[str, int], source: str) -> bytes:
+        with socket.create_connection(name, timeout=10, source_address=(source, 0)) as sock:
+            try:
+                sock.sendall(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+                return b"".join(iter(lambda: sock.recv(4096), b""))
+            except ConnectionError:
+                return b""
+
+    async def crowd() -> tuple[bytes, bytes]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = await serve(listener, {"/page": lambda: Answer.text("hello")})
+        name = listener.getsockname()
+        with contextlib.ExitStack() as stack:
+            for _ in range(OF_ONE):
+                stack.enter_context(socket.create_connection(name))
+            other = await asyncio.to_thread(page, name, "127.0.0.2")
+            same = await asyncio.to_thread(page, name, "127.0.0.1")
+        server.close()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        return other, same
+
+    other, same = asyncio.run(crowd())
+    assert other.endswith(b"hello\n")
+    assert same == b""

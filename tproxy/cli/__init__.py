@@ -17,7 +17,21 @@ from tproxy import __version__
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
-VERBS = ("sidecar", "init", "cleanup", "rules", "check", "identity", "ca", "control", "demo", "bench", "completion")
+VERBS = (
+    "sidecar",
+    "init",
+    "cleanup",
+    "rules",
+    "check",
+    "identity",
+    "ca",
+    "control",
+    "inject",
+    "wait",
+    "demo",
+    "bench",
+    "completion",
+)
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # what register() is given
 
 EXAMPLES = """examples:
@@ -26,6 +40,7 @@ EXAMPLES = """examples:
   tproxy init --config sidecar.yaml           install it in this network namespace
   tproxy sidecar --config sidecar.yaml        carry the traffic
   tproxy check --config sidecar.yaml          why does it not work?
+  tproxy inject -f app.yaml | kubectl apply -f -
 
 exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
 

@@ -22,6 +22,7 @@ from tproxy.core.fields import ConfigError
 if TYPE_CHECKING:
     from tproxy.admin.http import Pages
     from tproxy.admin.metrics import Metrics
+    from tproxy.admin.probes import Probes
     from tproxy.core.record import Record
     from tproxy.kernel.sockmap import Shortcut
     from tproxy.proxy.generations import Generations
@@ -67,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
+    from tproxy.admin.probes import Probes
+    from tproxy.core import checks
+    from tproxy.core.probes import PROBERS
     from tproxy.identity import open as sources
     from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401
@@ -76,13 +80,14 @@ def run(args: argparse.Namespace) -> int:
     config = effective(args)
     assert config.identity is not None
     sources.preflight(config.identity, config.trust_domain, config.trust)
+    probes = Probes(checks.parse(os.environ.get(PROBERS) or "{}", PROBERS))
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
     shortcut = _shortcut(config)
     privileges.drop(config.uid, config.gid)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, config, shortcut))
+        return runner.run(_serve(args, config, shortcut, probes))
 
 
 def _shortcut(config: Config) -> Shortcut | None:
@@ -135,7 +140,7 @@ def _port(text: str | None, option: str, default: int) -> int:
         raise ConfigError("command line", option, str(error), text) from error
 
 
-async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | None) -> int:
+async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | None, probes: Probes) -> int:
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
     from tproxy.proxy.generations import Generations
@@ -158,7 +163,7 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
-    servers = [await serve(sock, pages) for sock, pages in _pages(config, sidecar, generations, metrics)]
+    servers = [await serve(sock, pages, probes) for sock, pages in _pages(config, sidecar, generations, metrics)]
     carrying, told = asyncio.create_task(_carry(sidecar, generations, metrics)), asyncio.create_task(stopping.wait())
     await asyncio.wait((carrying, told), return_when=asyncio.FIRST_COMPLETED)
     if carrying.done():

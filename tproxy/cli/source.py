@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from tproxy.core.config import Config
+from tproxy.core.containers import CONFIG
 from tproxy.core.fields import ConfigError
 
 
@@ -17,6 +19,15 @@ def read(path: str) -> Config:
 
 def read_yaml(path: str) -> Any:
     """What a YAML file holds. ConfigError names the file and the line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What YAML says, in which no key may stand twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -31,15 +42,12 @@ def read_yaml(path: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            return yaml.load(file, Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
+        return yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key
         line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(path, line, error.problem or "is not YAML") from error
+        raise ConfigError(where, line, error.problem or "is not YAML") from error
     except yaml.YAMLError as error:
-        raise ConfigError(path, "", "is not YAML") from error
+        raise ConfigError(where, "", "is not YAML") from error
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +55,15 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML of this pod's sidecar; without it the defaults hold: capture everything, strict, egress deny",
+        help="YAML of this pod's sidecar; without it the environment's TPROXY_CONFIG holds, which the injector writes, "
+        "and without that the defaults: capture everything, strict, egress deny",
     )
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The Config that the arguments name, or the defaults."""
-    return read(args.config) if args.config else Config.parse({}, "defaults")
+    """The Config that the arguments name, or the environment holds, or the defaults."""
+    if args.config:
+        return read(args.config)
+    if (text := os.environ.get(CONFIG)) is not None:
+        return Config.parse(parse_yaml(text, CONFIG), CONFIG)
+    return Config.parse({}, "defaults")
