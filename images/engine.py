@@ -48,8 +48,9 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder.absolute(), folder.absolute() / "log"
         run = Path("/run") / f"tproxy-{folder.absolute().as_posix().replace('/', '_')[-40:]}"
-        for place in (self.folder / "networks", run):
+        for place in (self.folder, self.folder / "networks", run):
             place.mkdir(parents=True, exist_ok=True)
+            place.chmod(0o700)
         names = {"folder": self.folder, "run": run, "files": _most(resource.RLIMIT_NOFILE)}
         names["processes"] = min(4096, _most(resource.RLIMIT_NPROC))  # buildah lowers its own
         self.environment: Mapping[str, str] = {
