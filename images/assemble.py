@@ -55,7 +55,7 @@ def main(out: Path) -> None:
     for path in (VENV / "bin").iterdir():
         if not path.name.startswith("python") and path.name != "tproxy":
             _remove(out / path.relative_to("/"))
-    libraries = {path for path in _needed(out)}
+    libraries = set(_needed(out))
     for path in libraries:
         target = out / "usr" / path.relative_to("/").as_posix().removeprefix("usr/")
         target.parent.mkdir(parents=True, exist_ok=True)

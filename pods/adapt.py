@@ -2,7 +2,7 @@
 
 | Kubernetes | here |
 |---|---|
-| native sidecar (init container, ``restartPolicy: Always``) | an ordinary container, started in its place by ``kubelet.py`` |
+| native sidecar (init container, ``restartPolicy: Always``) | an ordinary container, in its place |
 | projected service account token | a folder with a join token (podman 4.3 leaves Secrets in base64) |
 | the Service's name in DNS | ``hostAliases`` |
 | probes, ``restartPolicy`` of a pod | taken out: podman would run them its own way; ``kubelet.py`` asks them |

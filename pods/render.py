@@ -1,7 +1,7 @@
 """A kustomization to objects: the features that manifests/ uses, and an error for every other one.
 
-resources (files, folders), patches (strategic merge by name, in files), labels, images. It is there because
-kustomize is in neither Debian nor PyPI; ``tests/test_manifests.py`` compares it with ``kubectl kustomize`` where that is installed.
+resources (files, folders), patches (strategic merge by name, in files), labels, images. kustomize is in neither
+Debian nor PyPI; tests/test_manifests.py compares this with ``kubectl kustomize`` where that is installed.
 
 >>> [one["metadata"]["name"] for one in render(Path("manifests/overlays/spire"))][0]            # doctest: +SKIP
 'tproxy-system'
