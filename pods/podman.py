@@ -7,10 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,7 +22,7 @@ from pods.render import Object, find, render
 
 NETWORK = "tproxy"
 CONTROL, DOMAIN = "tproxy-control", "cluster.local"
-SIDECAR = "tproxy-sidecar"
+SIDECAR, ROOTS = "tproxy-sidecar", "tproxy-ca-roots"
 TPROXY = (sys.executable, "-m", "tproxy")
 
 
@@ -40,9 +39,8 @@ class Podman:
     def __enter__(self) -> Podman:
         self.remove()  # what a run that was killed has left
         self.engine.run("podman", "network", "create", NETWORK)
-        self.bridge = self.engine.run(
-            "podman", "network", "inspect", "--format", "{{.NetworkInterface}}", NETWORK
-        ).strip()
+        found = self.engine.run("podman", "network", "inspect", "--format", "{{.NetworkInterface}}", NETWORK)
+        self.bridge = found.strip()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,9 +52,7 @@ class Podman:
         control = find(self.objects, "Deployment", CONTROL)["spec"]["template"]
         self._play(CONTROL, playable(control, CONTROL, {}, files=str(ca)))
         roots = {"root-cert.pem": (ca / "bundle.pem").read_text()}
-        self.configs.append(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tproxy-ca-roots"}, "data": roots}
-        )
+        self.configs.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOTS}, "data": roots})
         for name in ("web", "client", "outsider"):
             self._workload(name)
 
@@ -78,16 +74,15 @@ class Podman:
         return self.pods[workload].address
 
     def probes(self, workload: str) -> list[Probed]:
-        pod, before = self.pods[workload], self._declared(workload)
+        pod, before = self.pods[workload], _templates(self.objects)[workload]["spec"]["containers"]
+        declared = {one["name"]: one for one in before}
         found = []
         for container, kinds in pod.given.probes.items():
             for kind, probe in kinds.items():
-                was = next(
-                    (ask for ask in ("httpGet", "tcpSocket", "grpc") if ask in before.get(container, {}).get(kind, {})),
-                    "",
-                )
+                said = declared.get(container, {}).get(kind, {})  # before injection
+                was = "".join(f" ({ask})" for ask in ("httpGet", "tcpSocket", "grpc") if ask in said)
                 why = kubelet.ask(pod.address, probe)
-                found.append(Probed(f"{container}: {kind}{f' ({was})' if was else ''}", not why, why))
+                found.append(Probed(f"{container}: {kind}{was}", not why, why))
         return found
 
     def plain_from_node(self, workload: str, port: int) -> str:
@@ -97,7 +92,7 @@ class Podman:
     def wire(self, pcap: Path) -> Iterator[None]:
         """tcpdump on podman's bridge."""
         pcap.parent.mkdir(parents=True, exist_ok=True)
-        argv = ["tcpdump", "--immediate-mode", "-i", self.bridge, "-U", "-s", "0", "-w", str(pcap)]
+        argv = ["tcpdump", "--immediate-mode", "-Z", "root", "-i", self.bridge, "-U", "-s", "0", "-w", str(pcap)]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as tcpdump:
             assert tcpdump.stderr is not None
             if "listening on" not in tcpdump.stderr.readline():
@@ -144,10 +139,7 @@ class Podman:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise EngineError(done.stderr)
-        made = list(yaml.safe_load_all(done.stdout))
-        self.injected_objects = made
-        workloads = [one for one in made if one["kind"] in ("Deployment", "Job")]
-        return done.stderr, {one["metadata"]["name"]: one["spec"]["template"] for one in workloads}
+        return done.stderr, _templates(yaml.safe_load_all(done.stdout))
 
     def _workload(self, name: str) -> None:
         """Its pod, with a join token of its own if it has a sidecar."""
@@ -157,21 +149,26 @@ class Podman:
         account, token = self.templates[name]["spec"]["serviceAccountName"], self.engine.folder / "tokens" / name
         if self.injected()[name]:
             who = f"spiffe://{DOMAIN}/ns/demo/sa/{account}"
-            control = self.pods[CONTROL].container("control")
-            argv = ["podman", "exec", control, "tproxy", "ca", "token", "--dir", "/var/lib/tproxy-ca", "--id", who]
             token.mkdir(parents=True)
-            (token / "istio-token").write_text(self.engine.run(*argv).strip())
+            (token / "istio-token").write_text(self._token(who))
         self._play(name, playable(self.templates[name], name, hosts, token=str(token)))
+
+    def _token(self, who: str) -> str:
+        """From control; not through ``run``, which would log it."""
+        argv = ["tproxy", "ca", "token", "--dir", "/var/lib/tproxy-ca", "--id", who]
+        done = self.engine.ask("podman", "exec", self.pods[CONTROL].container("control"), *argv)
+        if done.returncode:
+            raise EngineError(f"no token for {who}: {done.stderr}")
+        return done.stdout.strip()
 
     def _play(self, name: str, given: Playable) -> None:
         self.pods[name] = kubelet.start(self.engine, given, self.configs, NETWORK)
 
-    def _declared(self, workload: str) -> Mapping[str, Any]:
-        """The probes before injection: container -> kind -> probe."""
-        found = next(
-            one for one in self.objects if one["kind"] in ("Deployment", "Job") and one["metadata"]["name"] == workload
-        )
-        return {one["name"]: one for one in found["spec"]["template"]["spec"]["containers"]}
+
+def _templates(objects: Iterable[Object]) -> dict[str, Object]:
+    """The pods of the applications, by name."""
+    workloads = [one for one in objects if one["kind"] in ("Deployment", "Job")]
+    return {one["metadata"]["name"]: one["spec"]["template"] for one in workloads}
 
 
 def _settle(pcap: Path) -> None:
