@@ -386,6 +386,23 @@ def test_who_can_remove_the_rules_is_told_of(security: dict[str, Any]) -> None:
     assert any("can remove the rules of this pod" in warning for warning in warnings)
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, True),
+        ({"prometheus.io/port": "metrics"}, False),
+        ({"tproxy.dev/excludeInboundPorts": "9100"}, False),
+        ({"tproxy.dev/includeInboundPorts": "80"}, False),
+        ({"tproxy.dev/portModes": "9100=permissive"}, False),
+        ({"tproxy.dev/mode": "permissive"}, False),
+    ],
+)
+def test_who_is_scraped_in_plaintext_on_a_strict_port_is_told_of(more: dict[str, str], told: bool) -> None:
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": "9100", **more}
+    warnings = done(pod(annotations=scraped)).warnings
+    assert any("a strict port refuses Prometheus" in warning for warning in warnings) == told
+
+
 @pytest.mark.parametrize("key", ["runAsUser", "runAsGroup"])
 def test_who_runs_as_the_proxy_is_refused(key: str) -> None:
     as_proxy = {"securityContext": {key: 1337}}

@@ -10,6 +10,7 @@ from tproxy.core.annotations import EVERY, PREFIX
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.injection import INIT, SIDECAR
+from tproxy.core.settings import Mode
 
 _KINDS = ("initContainers", "containers")
 _ISTIO = ("istio-proxy", "istio-init", "istio-validation")
@@ -115,3 +116,17 @@ def _powers(container: Mapping[str, Any]) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     return name.upper().removeprefix("CAP_")
+
+
+def scraped(pod: Mapping[str, Any], config: Config) -> list[str]:
+    """A warning if Prometheus is told to come in plaintext to a port that refuses it (its usual annotations)."""
+    said = (pod.get("metadata") or {}).get("annotations") or {}
+    port = said.get("prometheus.io/port", "")
+    if said.get("prometheus.io/scrape") != "true" or not (port.isascii() and port.isdecimal() and len(port) < 6):
+        return []
+    number, capture = int(port), config.capture
+    captured = capture.include_inbound_ports is None or number in capture.include_inbound_ports
+    if number in capture.exclude_inbound_ports or not captured or config.mode_of(number) is not Mode.STRICT:
+        return []
+    way = f'{PREFIX}excludeInboundPorts: "{number}" or {PREFIX}portModes: {number}=permissive'
+    return [f"metadata.annotations: prometheus.io/port: a strict port refuses Prometheus without a certificate; {way}"]

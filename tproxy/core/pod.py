@@ -23,7 +23,7 @@ from tproxy.core import checks, containers, shape
 from tproxy.core.annotations import STATUS, opted
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
-from tproxy.core.guard import check_clashes, drop_net_raw
+from tproxy.core.guard import check_clashes, drop_net_raw, scraped
 from tproxy.core.injection import INIT, SIDECAR, Injection
 from tproxy.core.jsonpatch import Operation, copied, diff
 from tproxy.core.latecomers import settle
@@ -119,7 +119,7 @@ def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:
     spec = new["spec"]
     overlaid, parsed = sidecar_config(settings, wish, spec, native, where)
     check_clashes(spec, parsed, where)
-    warnings = [*wish.warnings, *drop_net_raw(spec, wish.net_raw, where)]
+    warnings = [*wish.warnings, *drop_net_raw(spec, wish.net_raw, where), *scraped(pod, parsed)]
     rewriting = Rewriting(parsed.ports.metrics, settings.key)
     if wish.rewrite:
         rewriting.pod(spec)
