@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,8 +54,6 @@ class Signed:
 
     @property
     def pem(self) -> bytes:
-        import base64
-
         text = base64.encodebytes(self.der)
         return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"
 

@@ -152,6 +152,19 @@ def test_only_who_is_listed_may_act_for_others_and_only_for_pods_of_its_node(api
     assert reason(ca, api.token("web-1"), "PERMISSION_DENIED", ImpersonatedIdentity=ZTUNNEL) == "impersonation"
 
 
+def test_a_list_of_pods_of_other_nodes_too_opens_nothing_more(api: ApiServer, ca: Ca) -> None:
+    api.pod("ztunnel-1", "ztunnel")
+    api.pod("far-1", "far", node="node-2")
+
+    def all_of_them(status: int, document: Any) -> tuple[int, bytes]:
+        changed = {"items": list(api.pods.values())} if "items" in document else document
+        return status, json.dumps(changed).encode()
+
+    api.twist = all_of_them
+    ztunnel = api.token("ztunnel-1", account="ztunnel")
+    assert reason(ca, ztunnel, "PERMISSION_DENIED", ImpersonatedIdentity=WEB.replace("web", "far")) == "impersonation"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [

@@ -13,11 +13,13 @@ import pytest
 from OpenSSL import SSL
 
 from tests.forge import DOMAIN, ID, ca, leaf
-from tests.handshakes import OWN_ROOT, between, lenient, ours
+from tests.handshakes import OWN_ROOT, between, lenient, ours, svid
+from tproxy.core.config import Config
+from tproxy.core.identity import Snapshot
 from tproxy.core.reason import Deny, Reason
 from tproxy.identity.openssl import Role, Tls, TlsError
 from tproxy.proxy.reactor import Reactor
-from tproxy.proxy.tls import Contexts, Session, handshake
+from tproxy.proxy.tls import Contexts, Session, contexts, handshake
 
 BUNDLES = {DOMAIN: OWN_ROOT.pem}
 OLD = {"tls": {"minVersion": "1.2"}}
@@ -77,11 +79,6 @@ def test_tls_1_2_is_forward_secret_over_curves_and_authenticated(cipher: bytes, 
 
 def _rsa() -> Contexts:
     """Our server with an RSA certificate, which a suite with RSA in its name needs."""
-    from tests.handshakes import svid
-    from tproxy.core.config import Config
-    from tproxy.core.identity import Snapshot
-    from tproxy.proxy.tls import contexts
-
     made = Snapshot(svid(RSA_PEER, ID), BUNDLES)
     return contexts(made, Config.parse({"trustDomain": DOMAIN, **OLD}))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import forge
 from tests.forge import DOMAIN, ID, NOW, Signed, ca, crl, leaf
@@ -18,6 +20,7 @@ from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Federated, Trust
+from tproxy.identity.crl import CrlError, parse
 from tproxy.identity.proof import Part, UnusableError, proven
 from tproxy.identity.trust import Recent, Verifier
 from tproxy.proxy.tls import Contexts, Session, contexts
@@ -177,6 +180,49 @@ def test_a_list_whose_issuer_may_not_sign_lists_is_warned_of(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "tproxy"):
         verifier({DOMAIN: root.pem}, (crl(root, 1),))
     assert any("no lists" in line and "lacks cRLSign" in line for line in caplog.messages)
+
+
+# hostile bytes
+
+changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=3)
+
+
+def changed(data: bytes, at: list[tuple[float, int]]) -> bytes:
+    """With these bytes at these places, as shares of the length."""
+    made = bytearray(data)
+    for place, value in at:
+        made[int(place * len(made))] = value
+    return bytes(made)
+
+
+FUZZED = verifier(crls=(crl(MIDDLE, 1), crl(OWN_ROOT, 1)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes, st.booleans())
+def test_a_damaged_chain_is_denied_and_never_raises(at: list[tuple[float, int]], is_leaf: bool) -> None:
+    chain = (changed(LEAF.der, at), MIDDLE.der) if is_leaf else (LEAF.der, changed(MIDDLE.der, at))
+    answer = FUZZED.check(chain, True, time.time())
+    assert isinstance(answer, Deny) or chain == CHAIN
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes)
+def test_what_an_authority_signed_though_it_is_damaged_never_raises(at: list[tuple[float, int]]) -> None:
+    odd = forge.edited(LEAF, MIDDLE, lambda parts: [changed(b"".join(parts), at)])
+    assert isinstance(FUZZED.check((odd.der, MIDDLE.der), True, time.time()), Deny | SpiffeId)
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes)
+def test_a_damaged_list_is_refused_or_counts_for_nobody(at: list[tuple[float, int]]) -> None:
+    genuine = crl(MIDDLE, SERIAL, extra=((x509.CRLNumber(7), False),))
+    damaged = changed(genuine, at)
+    try:
+        (found,) = parse([damaged])
+    except CrlError:
+        return
+    assert not found.is_signed_by(MIDDLE.parsed) or damaged == genuine
 
 
 # connections that live, and sessions that are resumed

@@ -229,6 +229,8 @@ ROWS = [
     Row("a revoked leaf", (LEAF, MIDDLE), answer=REVOKED, crls=(crl(MIDDLE, 1, SERIAL),), check=LEAF_ONLY),
     Row("a revoked leaf under a root", (leaf(ROOT, serial=77),), answer=REVOKED, crls=(crl(ROOT, 77),),
         check=LEAF_ONLY),
+    Row("a revoked leaf under a root with serial zero, as old ones have", (leaf(ROOT, serial=77),),
+        (edited(ROOT, ROOT, lambda it: [it[0], b"\2\1\0", *it[2:]]),), REVOKED, crls=(crl(ROOT, 77),), check=LEAF_ONLY),
     Row("a revoked intermediate", (LEAF, MIDDLE), answer=REVOKED, check=ALL,
         crls=(crl(MIDDLE), crl(ROOT, MIDDLE.parsed.serial_number))),
     Row("lists of both issuers, neither names them", (LEAF, MIDDLE), crls=(crl(MIDDLE), crl(ROOT)), check=ALL),

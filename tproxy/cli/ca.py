@@ -14,6 +14,7 @@ from typing import TypeVar
 from tproxy.cli import Verbs, ca_state
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId, parse_trust_domain
+from tproxy.core.identity_config import parse_seconds
 
 EXAMPLES = """examples:
   tproxy ca init --dir ca --trust-domain cluster.local
@@ -24,7 +25,6 @@ EXAMPLES = """examples:
   tproxy ca show web/cert.pem
   tproxy ca show --dir ca"""
 T = TypeVar("T")
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def register(verbs: Verbs) -> None:
@@ -105,7 +105,7 @@ def run_issue(args: argparse.Namespace) -> int:
     from tproxy.control.authority import utc_now
     from tproxy.control.explain import explain
 
-    life = _parsed("--ttl", parse_duration, args.ttl)
+    life = timedelta(seconds=_parsed("--ttl", parse_seconds, args.ttl))
     owner = _parsed("--owner", parse_owner, args.owner) if args.owner else None
     workload = _workload(args)
     made = store.issue(Path(args.dir), workload, Path(args.out), life, args.key_type, args.renew, owner)
@@ -158,14 +158,6 @@ def _workload(args: argparse.Namespace) -> SpiffeId:
 
     domain = trust_domain_of(signer(Path(args.dir)).certificate)
     return _parsed("--service-account", lambda _: SpiffeId.workload(domain, *pair), args.service_account)
-
-
-def parse_duration(text: str) -> timedelta:
-    """``90s``, ``15m``, ``24h``, ``7d``."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not found or not int(found[1]):
-        raise ValueError("expected a time such as 90s, 15m, 24h or 7d")
-    return timedelta(seconds=int(found[1]) * UNITS[found[2]])
 
 
 def parse_owner(text: str) -> tuple[int, int]:

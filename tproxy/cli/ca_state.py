@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tproxy.cli.words import when
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
@@ -146,8 +146,3 @@ def _refused(answer: NotYet) -> int:
 def _left_behind(left: list[Holder]) -> None:
     for one in left:
         print(f"left behind: {one.id} ({one.holder}), until {when(one.until)}", file=sys.stderr)
-
-
-def when(seconds: int) -> str:
-    """Unix seconds as a date."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

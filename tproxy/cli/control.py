@@ -56,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
 
     from tproxy.cli.control_server import serve
+    from tproxy.kernel import privileges
 
     start_logging(args)
+    privileges.keep_secrets()
     config = effective(args)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(config, args.log_format))

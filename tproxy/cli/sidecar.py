@@ -18,6 +18,8 @@ from tproxy.cli.log import add_log_options, record_writer, start_logging
 from tproxy.cli.source import add_config_option, config_of
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.fields import ConfigError
+from tproxy.core.identity_config import parse_socket
+from tproxy.core.settings import WorkloadApi
 
 if TYPE_CHECKING:
     from tproxy.admin.http import Pages
@@ -86,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     privileges.raise_open_files()
     shortcut = _shortcut(config)
     privileges.drop(config.uid, config.gid)
+    privileges.keep_secrets()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(args, config, shortcut, probes))
 
@@ -122,6 +125,8 @@ def effective(args: argparse.Namespace) -> Config:
 
 
 def _identity(args: argparse.Namespace, config: Config) -> Identity:
+    if isinstance(config.identity, WorkloadApi) and not config.identity.socket:
+        return replace(config.identity, socket=_endpoint())
     if config.identity is not None and not any((args.cert, args.key, args.ca)):
         return config.identity
     old = config.identity if isinstance(config.identity, Files) else Files("", "", "")
@@ -131,6 +136,16 @@ def _identity(args: argparse.Namespace, config: Config) -> Identity:
             why = "is missing: the path of a PEM file, or another source (identity.istioCa, identity.workloadApi)"
             raise ConfigError(args.config or "command line", f"identity.{option}", why)
     return files
+
+
+def _endpoint() -> str:
+    """SPIFFE Workload Endpoint, section 4."""
+    name = "SPIFFE_ENDPOINT_SOCKET"
+    value = os.environ.get(name)
+    try:
+        return parse_socket(value)
+    except ValueError as error:
+        raise ConfigError("environment", name, str(error), value) from error
 
 
 def _port(text: str | None, option: str, default: int) -> int:

@@ -88,7 +88,7 @@ def _address(value: object) -> str:
 
 def _workload(fields: Fields) -> WorkloadApi:
     found = WorkloadApi(
-        socket=fields.parsed("socket", _socket, None),
+        socket=fields.parsed("socket", parse_socket, None) if fields.raw("socket") is not None else "",
         id=str(fields.parsed("id", _optional_id, "")),
         hint=fields.text("hint"),
     )
@@ -96,7 +96,7 @@ def _workload(fields: Fields) -> WorkloadApi:
     return found
 
 
-def _socket(value: object) -> str:
+def parse_socket(value: object) -> str:
     """SPIFFE Workload Endpoint, section 4: unix with an absolute path, or tcp with an address and a port."""
     text = value if isinstance(value, str) else ""
     if re.fullmatch(r"unix:(//)?/[^?#\s]+", text) or re.fullmatch(r"tcp://(\[[0-9a-f:]+\]|[0-9.]+):\d{1,5}", text):

@@ -108,7 +108,7 @@ class IstioCa:
 class WorkloadApi:
     """A SPIFFE Workload API; of several SVIDs the one with this id or this hint, else the first."""
 
-    socket: str  # unix:///path or tcp://127.0.0.1:port, as in SPIFFE_ENDPOINT_SOCKET
+    socket: str  # unix:///path or tcp://127.0.0.1:port; empty: what SPIFFE_ENDPOINT_SOCKET says
     id: str = ""
     hint: str = ""
 

@@ -18,8 +18,8 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 from tproxy.core import pem
 from tproxy.core.x509 import LeafFacts, leaf_facts
 
-_KNOWN = {ExtensionOID.ISSUING_DISTRIBUTION_POINT}  # critical ones that we understand
 _KNOWN_OF_ENTRY = {CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE}
+_ODD = (UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
 
 
 class CrlError(ValueError):
@@ -69,7 +69,7 @@ def _parsed(block: bytes) -> Crl:
         revoked = {one.serial_number: _since(one, issuer) for one in crl}
     except CrlError:
         raise
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, *_ODD) as error:
         raise CrlError(f"a CRL cannot be read: {error}") from error
     end = crl.next_update_utc
     return Crl(issuer, revoked, None if end is None else int(end.timestamp()), crl)
@@ -83,7 +83,7 @@ def _understood(extensions: x509.Extensions, issuer: x509.Name) -> None:
         if isinstance(one.value, x509.IssuingDistributionPoint):
             if one.value.indirect_crl:
                 raise CrlError(f"{said} is indirect (it speaks for other issuers), which is not supported")
-        elif one.critical and one.oid not in _KNOWN:
+        elif one.critical:
             raise CrlError(f"{said} has the critical extension {one.oid.dotted_string}, which we do not understand")
 
 

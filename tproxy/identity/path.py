@@ -7,6 +7,7 @@ security level 2, which a handshake asks for as well.
 from __future__ import annotations
 
 import calendar
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,9 +89,12 @@ class Anchors:
 def parsed(one: crypto.X509) -> x509.Certificate | None:
     """For ``cryptography``, which cannot read all that OpenSSL can."""
     try:
-        return one.to_cryptography()
-    except ValueError:
+        with warnings.catch_warnings(action="ignore"):  # serials below one, which old roots have
+            found = one.to_cryptography()
+        _ = found.subject, found.issuer  # decoded only when asked for
+    except (ValueError, x509.InvalidVersion):
         return None
+    return found
 
 
 def _weakness(path: Sequence[crypto.X509]) -> NoPath | None:

@@ -1,7 +1,7 @@
 """Who is believed: a peer's chain against the bundle of the peer's OWN trust domain, the SPIFFE rules, and CRLs.
 
 A root vouches for the ids of its own trust domain only; roots are never one mixed pool (SPIFFE Trust Domain and Bundle,
-section 5.2). Verification allows no clock skew: our CA begins certificates 60 s early, and ends them on the second.
+section 3). Verification allows no clock skew: our CA begins certificates 60 s early, and ends them on the second.
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ class Verifier:
 
     def _unknown_crls(self) -> None:
         """Say which lists cannot count, as far as that is known without the chains of peers."""
-        known = [it for anchors in self._anchors.values() for it in anchors.parsed()] if self._crls else []
+        if not self._crls:
+            return
+        known = [it for anchors in self._anchors.values() for it in anchors.parsed()]
         known += map(x509.load_der_x509_certificate, self._ours[1:])
         for found in self._crls:
             signers = [it for it in known if found.is_signed_by(it)]

@@ -8,6 +8,7 @@ from tproxy.core import pem
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot
 from tproxy.core.settings import Trust
+from tproxy.identity import crl
 from tproxy.identity.files import read
 from tproxy.identity.proof import UnusableError, checked_bundle
 
@@ -42,4 +43,8 @@ def _crls(path: str) -> list[bytes]:
     found = pem.crls(read(path, "trust.crl"))
     if not found:
         raise ConfigError(path, "trust.crl", "holds no PEM CRL (-----BEGIN X509 CRL-----)")
+    try:
+        crl.parse(tuple(found))
+    except crl.CrlError as error:
+        raise ConfigError(path, "trust.crl", str(error)) from error
     return found
