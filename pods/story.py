@@ -120,7 +120,7 @@ class Story:
 
     def killed(self) -> None:
         stage = self.stage
-        stage.step("kill -9 of web's sidecar: refused, never answered in plaintext")
+        stage.step("kill -9 of web's sidecar, then of client's: refused, never answered in plaintext")
         answered = self.answered()
         self.on.kill_sidecar("web")
         results = [self.curl(name) for name in ("client", "outsider", "client", "outsider")]
@@ -130,8 +130,18 @@ class Story:
         stage.check("and so is the node", why != "", why)
         stage.check("nginx answered nothing meanwhile", self.answered() == answered, self.answered() - answered)
         self.on.restart_sidecar("web")
+        self.on.kill_sidecar("client")
+        with self.on.wire(self.pcap):
+            (code, out), _ = self.curl("client", "/from-client"), self.curl("outsider", "/from-outsider")
+        wire = self.pcap.read_bytes()
+        stage.check("client without its sidecar reaches nobody", code != 0 and MARKER not in out, out)
+        silent = b"/from-client" not in wire and b"/from-outsider" in wire
+        stage.check(
+            "not a word of it crosses the wire, on which outsider's words are seen", silent, f"{len(wire)} bytes"
+        )
+        self.on.restart_sidecar("client")
         code, out = self.curl("client")
-        stage.check("after its restart the page arrives again", code == 0 and MARKER in out, out)
+        stage.check("after their restart the page arrives again", code == 0 and MARKER in out, out)
 
     def alone(self) -> None:
         stage = self.stage
@@ -141,9 +151,9 @@ class Story:
         fine = all(code == 0 and MARKER in out for code, out in results)
         stage.check("pods go on speaking mTLS without it", fine, results)
 
-    def curl(self, workload: str) -> tuple[int, str]:
+    def curl(self, workload: str, path: str = "/") -> tuple[int, str]:
         """curl's exit code and output."""
-        url = f"http://{self.on.address('web')}:{PORT}/"
+        url = f"http://{self.on.address('web')}:{PORT}{path}"
         code, out = self.on.execute(workload, "curl", "curl", "-sS", "-m", "5", url)
         print(f"   {self.stage.paint(workload, '36;1')}$ curl {url}", flush=True)
         self.stage.say(out)
