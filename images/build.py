@@ -27,6 +27,7 @@ PIP_CONF = "[global]\ncert = /run/host-ca.pem\n"  # whom this machine trusts, fo
 
 def build(engine: Engine) -> None:
     """Everything that is missing or out of date. EngineError says which step failed."""
+    engine.run("buildah", "rm", "--all")  # what a build that was killed has left
     if engine.ask("podman", "image", "exists", BASE).returncode:
         _base(engine)
     _dockerfile(engine, "images/Dockerfile", IMAGE)

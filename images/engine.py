@@ -35,7 +35,14 @@ tmp_dir = "{run}/libpod"
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
 """
-STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{folder}/storage"\nrunroot = "{run}/storage"\n'
+STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "{folder}/storage"
+runroot = "{run}/storage"
+[storage.options.overlay]
+skip_mount_home = "true"
+"""  # no mount of the folder on itself, so that it can be removed
 
 
 class EngineError(RuntimeError):
