@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from pods.render import Object, containers, find, key, load, render
-from tproxy.control.config import Control
+from tproxy.cli import parser
+from tproxy.cli.control import effective
 from tproxy.core.config import Config
 from tproxy.core.injection import NEVER, Injection
 from tproxy.core.pod import Patch, Skip, inject
@@ -140,6 +141,8 @@ def test_control_has_these_rights_and_no_others() -> None:
         ("pods",): ["get", "list", "watch"],
         ("services",): ["list", "watch"],
         ("endpointslices",): ["list", "watch"],
+        ("namespaces",): ["list"],
+        ("configmaps", "tproxy-ca-roots"): ["list", "create", "patch"],
         ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
     }
     assert all(len(rule["resources"]) == 1 for rule in rules)
@@ -161,10 +164,15 @@ def test_control_may_run_where_pod_security_is_restricted() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["base", *(f"overlays/{path.name}" for path in OVERLAYS)])
-def test_control_and_the_injector_understand_their_files(overlay: str) -> None:
+def test_control_and_the_injector_understand_their_files(
+    overlay: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     data = find(render(HERE / overlay), "ConfigMap", "tproxy-control")["data"]
     assert set(data) == {"control.yaml", "inject.yaml"}
-    control = Control.parse(yaml.safe_load(data["control.yaml"]), "control.yaml")
+    folder = tmp_path_factory.mktemp("control")
+    for name, text in data.items():
+        (folder / name).write_text(text)
+    control = effective(parser().parse_args(["control", "--config", str(folder / "control.yaml")]))
     (container,) = containers(find(render(HERE / overlay), "Deployment", "tproxy-control"))
     assert control.dir in {mount["mountPath"] for mount in container["volumeMounts"]}
     assert "tproxy-control.tproxy-system.svc" in control.names
