@@ -49,6 +49,7 @@ class Generations:
         self._watch = Watch(self._watched)  # from now on: the first credentials may take long
         self._first: asyncio.Future[State] = asyncio.get_running_loop().create_future()
         self._snapshot: Snapshot | None = None
+        self._state: State | None = None
         self._asked = asyncio.Event()
         self._next: _Supply | None = None  # another source, which has delivered nothing yet
         self._supply = _Supply(config, self._renewed, refused)
@@ -134,14 +135,23 @@ class Generations:
 
     def _swap(self, config: Config, snapshot: Snapshot) -> None:
         whole = trusted(snapshot, config.trust)
-        settled = settle(config, snapshot.svid.id)
+        settled = self._settled(config, snapshot)
         state = State(settled, contexts(whole, settled))
         self._tell(settled)
-        self._config, self._snapshot = config, snapshot
+        self._config, self._snapshot, self._state = config, snapshot, state
         if self._first.done():
             self._taken(state)
         else:
             self._first.set_result(state)
+
+    def _settled(self, config: Config, snapshot: Snapshot) -> Config:
+        """The same object as long as nothing but credentials has changed: then nothing need be asked again."""
+        same = (
+            self._state is not None
+            and config is self._config
+            and snapshot.svid.id == self._state.contexts.snapshot.svid.id
+        )
+        return self._state.config if same and self._state else settle(config, snapshot.svid.id)
 
     def _tell(self, settled: Config) -> None:
         """Of objects that do less than it seems, once."""

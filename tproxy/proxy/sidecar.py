@@ -70,7 +70,8 @@ class Sidecar:
             log.warning("fast.relay, sockmap and splicer take effect only after a restart of the sidecar")
         if new.config.directory != old.config.directory:
             log.warning("directory takes effect only after a restart of the sidecar")
-        log.info("reloaded: %s, serial %x", new.own, new.serial)
+        what = "renewed" if new.config is old.config else "reloaded"
+        log.info("%s: %s, serial %x", what, new.own, new.serial)
         cut = sum(server.cut(lambda traces: fallen(traces, old, new)) for server in self._servers)
         if cut:
             log.warning("%d running connections were cut: they would not be admitted now", cut)
