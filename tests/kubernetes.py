@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 
-from tests.cluster import Cluster
+from tests.objects import Cluster
 from tproxy.control import authority
 from tproxy.control.authority import Pair
 from tproxy.core.identity import SpiffeId

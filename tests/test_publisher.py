@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import HOOK, HOOKS, ROOTS, Cluster
 from tests.control import DOMAIN, Ca, metric
 from tests.kubernetes import ApiServer
+from tests.objects import HOOK, HOOKS, ROOTS, Cluster
 from tests.pods import pod
 from tests.test_admission import asked
 from tests.webhook import Caller, caller, injecting, patched, port
