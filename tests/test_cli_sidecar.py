@@ -10,6 +10,7 @@ from tproxy.cli import main, parser
 from tproxy.cli.sidecar import effective
 from tproxy.core.config import Files
 from tproxy.core.fields import ConfigError
+from tproxy.core.settings import WorkloadApi
 
 
 def test_the_flags_of_tproxy_pod_work() -> None:
@@ -92,3 +93,17 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             main([verb, "--help"])
         assert ended.value.code == 0
     assert "example" in capsys.readouterr().out
+
+
+def test_an_agents_socket_is_taken_from_the_environment_where_the_configuration_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("identity: {workloadApi: {hint: internal}}\n")
+    monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", "unix:///run/agent.sock")
+    assert effective(parser().parse_args(["sidecar", "--config", str(file)])).identity == WorkloadApi(
+        "unix:///run/agent.sock", hint="internal"
+    )
+    monkeypatch.delenv("SPIFFE_ENDPOINT_SOCKET")
+    with pytest.raises(ConfigError, match="environment: SPIFFE_ENDPOINT_SOCKET: expected unix:///path"):
+        effective(parser().parse_args(["sidecar", "--config", str(file)]))

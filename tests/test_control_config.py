@@ -10,7 +10,7 @@ import pytest
 
 from tproxy.cli import main, parser
 from tproxy.cli.control import effective
-from tproxy.control.config import NAMES, Control
+from tproxy.control.config import NAMES, Control, Directory
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
 
@@ -137,3 +137,14 @@ def test_a_server_to_which_nobody_could_come_does_not_start(tmp_path: Path) -> N
     path.write_text("dir: x\njoinTokens: false\n")
     with pytest.raises(ConfigError, match="nobody could come"):
         effective(parser().parse_args(["control", "--config", str(path)]))
+
+
+def test_the_directory_reads_pods_from_kubernetes_and_has_a_port_of_its_own() -> None:
+    assert Control.parse({"kubernetes": {}, "directory": {}}).directory == Directory(15013, 10_000)
+    assert Control.parse({"kubernetes": {}}).directory is None
+    with pytest.raises(ConfigError, match="directory: needs the section kubernetes"):
+        Control.parse({"directory": {}})
+    with pytest.raises(ConfigError, match="directory: needs the section kubernetes"):
+        Control.parse({"directory": {}, "kubernetes": {"enabled": False}})
+    with pytest.raises(ConfigError, match=r"directory.port: 15012: the port is taken by listen"):
+        Control.parse({"kubernetes": {}, "directory": {"port": 15012}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def test_a_connection_is_cut_when_its_certificates_have_expired_and_new_ones_go_
         began = time.monotonic()
         assert is_alive(sock)
         assert is_cut(sock, 12)
-        assert 3 < time.monotonic() - began < 9
+        assert 1.5 < time.monotonic() - began < 12  # the certificate may be in the middle of its life
     cuts = wait_for(
         lambda: [r for s in (short.server, short.caller) for r in s.records() if r["outcome"] == "cut"], 5, "a cut"
     )
@@ -139,6 +140,16 @@ def test_a_sidecar_with_file_certificates_imports_no_grpc(filed: Pair) -> None:
 def test_a_sidecar_with_certificates_from_a_ca_is_smaller_than_60_mib(short: Pair) -> None:
     assert "cygrpc" in Path(f"/proc/{short.server.running().pid}/maps").read_text()
     assert short.server.pss() < 60 << 20
+
+
+def test_neither_sidecar_nor_ca_leaves_a_core_dump_with_its_keys(control: Control, short: Pair) -> None:
+    assert control.process is not None
+    for pid in (control.process.pid, short.server.running().pid):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
+    status = Path(f"/proc/{short.server.running().pid}/status").read_text()
+    assert "Uid:\t1337" in status
+    assert Path(f"/proc/{short.server.running().pid}/mem").stat().st_uid == 0  # proc(5): of a process not dumpable
 
 
 def test_a_running_connection_is_cut_when_the_policy_no_longer_allows_it(filed: Pair) -> None:

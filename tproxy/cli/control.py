@@ -57,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
 
     from tproxy.cli.control_server import serve
+    from tproxy.kernel import privileges
 
     start_logging(args)
+    privileges.keep_secrets()
     config = effective(args)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(config, args.log_format))
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def effective(args: argparse.Namespace) -> Control:
     """The file's Control with the options laid over it."""
-    from tproxy.cli.source import read_yaml
+    from tproxy.cli.documents import read_yaml
     from tproxy.control.config import Control
 
     config = Control.parse(read_yaml(args.config) if args.config else {}, args.config or "defaults")

@@ -38,6 +38,14 @@ class Kubernetes:
 
 
 @dataclass(frozen=True, slots=True)
+class Directory:
+    """Telling sidecars who stands at which address; it is read from the Kubernetes API."""
+
+    port: int
+    streams: int  # sidecars at once; more are refused
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """Everything that the server knows; seconds are whole."""
 
@@ -50,6 +58,7 @@ class Control:
     max_ttl: int
     audience: str
     kubernetes: Kubernetes | None
+    directory: Directory | None
     join_tokens: bool
     impersonators: frozenset[SpiffeId]
     keep: int  # seconds that an expired certificate stays in the log
@@ -74,6 +83,7 @@ class Control:
             max_ttl=top.parsed("maxTtl", parse_seconds, "24h"),
             audience=top.text("audience", "istio-ca"),
             kubernetes=_kubernetes(top.inner("kubernetes")) if top.raw("kubernetes") is not None else None,
+            directory=_directory(top.inner("directory")) if top.raw("directory") is not None else None,
             join_tokens=top.flag("joinTokens", True),
             impersonators=frozenset(top.items("impersonators", _id)),
             keep=top.parsed("keep", parse_seconds, "7d"),
@@ -84,6 +94,10 @@ class Control:
         )
         if found.port == found.health:
             raise listen.error("health", "the port is taken by listen.port", found.health)
+        if found.directory is not None and found.kubernetes is None:
+            raise top.error("directory", "needs the section kubernetes: pods are read from its API")
+        if found.directory is not None and found.directory.port in (found.port, found.health):
+            raise top.error("directory.port", "the port is taken by listen", found.directory.port)
         if webhook and webhook.port in (found.port, found.health):
             raise top.error("webhook.port", "the port is taken by listen", webhook.port)
         for fields in (listen, limits, top):
@@ -107,6 +121,12 @@ def _kubernetes(fields: Fields) -> Kubernetes | None:
     enabled = fields.flag("enabled", True)
     fields.finish()
     return found if enabled else None
+
+
+def _directory(fields: Fields) -> Directory:
+    found = Directory(fields.parsed("port", parse_port, 15013), fields.integer("streams", 10_000, 1, 1_000_000))
+    fields.finish()
+    return found
 
 
 def parse_name(value: object) -> Name:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tproxy.control.record import Issued, Line, Reviewed, Turned
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10)
+
+_DIRECTORY = {
+    "entries": "Addresses known.",
+    "streams": "Sidecars that follow.",
+    "version": "Steps since we started.",
+    "failures": "Failed questions to the API server in a row.",
+}
 
 
 class Metrics:
@@ -34,6 +41,11 @@ class Metrics:
     def watch(self, open_calls: Callable[[], int]) -> None:
         """Where the number of open calls comes from."""
         self._live.set_function(open_calls)
+
+    def watch_directory(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """What the directory counts: name -> how to ask."""
+        for name, ask in gauges.items():
+            Gauge(f"tproxy_directory_{name}", _DIRECTORY[name], registry=self.registry).set_function(ask)
 
     def count(self, line: Line) -> None:
         """Count one answer."""

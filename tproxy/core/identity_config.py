@@ -1,4 +1,4 @@
-"""The sections ``identity`` and ``trust`` of the configuration: which source, and who else is believed."""
+"""The sections ``identity``, ``trust`` and ``directory``: which source, who else is believed, who tells of others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tproxy.core.fields import Fields
 from tproxy.core.identity import SpiffeId, parse_trust_domain
-from tproxy.core.settings import Bundle, Federated, Files, Identity, IstioCa, KeyType, Trust, WorkloadApi
+from tproxy.core.settings import Bundle, Directory, Federated, Files, Identity, IstioCa, KeyType, Trust, WorkloadApi
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KINDS = ("istioCa", "workloadApi")
@@ -72,6 +72,17 @@ def _istio(fields: Fields) -> IstioCa:
     return found
 
 
+def parse_directory(fields: Fields) -> Directory:
+    """``address: host:port``, ``serverName``, ``timeout`` in seconds."""
+    found = Directory(
+        address=fields.parsed("address", _address, None),
+        server_name=fields.text("serverName"),
+        timeout=fields.number("timeout", Directory("").timeout, 0, 3600),
+    )
+    fields.finish()
+    return found
+
+
 def _header(value: object) -> str:
     """What HTTP/2 carries in a header."""
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value.strip():
@@ -88,7 +99,7 @@ def _address(value: object) -> str:
 
 def _workload(fields: Fields) -> WorkloadApi:
     found = WorkloadApi(
-        socket=fields.parsed("socket", _socket, None),
+        socket=fields.parsed("socket", parse_socket, None) if fields.raw("socket") is not None else "",
         id=str(fields.parsed("id", _optional_id, "")),
         hint=fields.text("hint"),
     )
@@ -96,7 +107,7 @@ def _workload(fields: Fields) -> WorkloadApi:
     return found
 
 
-def _socket(value: object) -> str:
+def parse_socket(value: object) -> str:
     """SPIFFE Workload Endpoint, section 4: unix with an absolute path, or tcp with an address and a port."""
     text = value if isinstance(value, str) else ""
     if re.fullmatch(r"unix:(//)?/[^?#\s]+", text) or re.fullmatch(r"tcp://(\[[0-9a-f:]+\]|[0-9.]+):\d{1,5}", text):

@@ -37,6 +37,8 @@ def certificates(config: Config) -> Iterator[Finding]:
 def _agent(address: str) -> Finding:
     """A SPIFFE Workload API on a unix socket; one on TCP is not tried."""
     path, name = address.removeprefix("unix:").removeprefix("//"), "identity.workloadApi"
+    if not address:
+        return Finding(name, Level.OK, "the sidecar's environment says which (SPIFFE_ENDPOINT_SOCKET)")
     if address.startswith("tcp:") or Path(path).is_socket():
         return Finding(name, Level.OK, address)
     return Finding(name, Level.BAD, f"{path}: no socket is there", "mount the agent's socket, or correct the path")

@@ -15,7 +15,7 @@ from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import CAPABILITY_ADVICE, IP_TRANSPARENT, SO_MARK
 
 NET_ADMIN, NET_RAW = 12, 13  # linux/capability.h
-_PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 8, 38  # linux/prctl.h
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 4, 8, 38  # linux/prctl.h
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,6 +59,12 @@ def drop(uid: int, gid: int) -> None:
         _set(1 << keep)
     _call("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     probe()
+
+
+def keep_secrets() -> None:
+    """No core dump may hold a key: neither now nor of a child; nor may processes of our uid look into our memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _call("prctl", _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def probe() -> None:
