@@ -15,9 +15,10 @@ from urllib.parse import SplitResult, parse_qs
 import jsonpatch
 
 HOOKS = "mutatingwebhookconfigurations"
+HOOK = "tproxy-injector"
 ROOTS = "tproxy-ca-roots"
 RIGHTS = {
-    *(("get", HOOKS, "tproxy"), ("patch", HOOKS, "tproxy"), ("list", "namespaces", "")),
+    *(("get", HOOKS, HOOK), ("patch", HOOKS, HOOK), ("list", "namespaces", "")),
     *((verb, "configmaps", ROOTS) for verb in ("list", "create", "patch")),
 }
 Key = tuple[str, str, str]  # resource, namespace, name
@@ -35,7 +36,7 @@ class Cluster:
         self.wrote: list[Key] = []
         self._count = 0
         self._lock = threading.RLock()
-        self.put(HOOKS, "", "tproxy", webhooks=[{"name": f"{one}.tproxy.dev", "clientConfig": {}} for one in "ab"])
+        self.put(HOOKS, "", HOOK, webhooks=[{"name": f"{one}.tproxy.dev", "clientConfig": {}} for one in "ab"])
 
     def put(self, resource: str, namespace: str, name: str, **document: Any) -> None:
         """Create or replace, as somebody else does it."""
@@ -45,12 +46,12 @@ class Cluster:
 
     def space(self, name: str, *, inject: bool = True, phase: str = "Active") -> None:
         """A namespace."""
-        labels = {"tproxy.dev/inject": "enabled"} if inject else {}
+        labels = {"tproxy.dev/inject": "true"} if inject else {}
         self.put("namespaces", "", name, metadata={"labels": labels}, status={"phase": phase})
 
     def bundles(self) -> list[str]:
         """What the webhooks' caBundles say."""
-        webhooks = self.objects[HOOKS, "", "tproxy"]["webhooks"]
+        webhooks = self.objects[HOOKS, "", HOOK]["webhooks"]
         return [base64.b64decode(one["clientConfig"].get("caBundle", "")).decode() for one in webhooks]
 
     def roots(self) -> dict[str, str]:

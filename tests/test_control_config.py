@@ -51,7 +51,7 @@ def test_kubernetes_with_its_defaults_needs_one_word() -> None:
 def test_without_injection_there_is_no_webhook_and_with_it_the_certificate_has_its_services_name() -> None:
     assert Control.parse({}).webhook is None
     found = Control.parse({"injection": {"namespace": "mesh"}, "webhook": {"service": "hook", "namespaces": ""}})
-    assert found.webhook and (found.webhook.port, found.webhook.configuration) == (15017, "tproxy")
+    assert found.webhook and (found.webhook.port, found.webhook.configuration) == (15017, "tproxy-injector")
     assert found.names == (*Control.parse({}).names, "hook.mesh.svc")
     assert Control.parse({"injection": {}}).names == Control.parse({}).names
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.control import DOMAIN, Ca, metric
 from tests.kubernetes import ApiServer
-from tests.objects import HOOKS, ROOTS, Cluster
+from tests.objects import HOOK, HOOKS, ROOTS, Cluster
 from tests.pods import pod
 from tests.test_admission import asked
 from tests.webhook import Caller, caller, injecting, patched, port
@@ -179,7 +179,7 @@ def test_what_is_forbidden_is_told_once_with_the_rule_and_does_not_keep_the_rest
     ca: Ca, api: ApiServer, cluster: Cluster
 ) -> None:
     cluster.space("shop")
-    cluster.rights.discard(("patch", HOOKS, "tproxy"))
+    cluster.rights.discard(("patch", HOOKS, HOOK))
     ca.start()
     soon(lambda: cluster.roots() == {"shop": bundle(ca)}, "the roots are there all the same", ca)
     before = len(api.seen)
@@ -187,7 +187,7 @@ def test_what_is_forbidden_is_told_once_with_the_rule_and_does_not_keep_the_rest
     lines = told(ca, "forbidden")
     assert len(lines) == 1 and "allow our service account get and patch of mutatingwebhookconfigurations" in lines[0]
     assert metric(ca.page("/metrics")[1], 'tproxy_cluster_current{what="caBundle"}') == 0
-    cluster.rights.add(("patch", HOOKS, "tproxy"))
+    cluster.rights.add(("patch", HOOKS, HOOK))
     sidecar(ca, "somewhere-new")  # makes it look now
     soon(lambda: cluster.bundles() == [bundle(ca)] * 2, "it is tried again", ca)
 
@@ -195,7 +195,7 @@ def test_what_is_forbidden_is_told_once_with_the_rule_and_does_not_keep_the_rest
 @pytest.mark.parametrize(
     ("right", "said"),
     [
-        (("get", HOOKS, "tproxy"), "get and patch of mutatingwebhookconfigurations"),
+        (("get", HOOKS, HOOK), "get and patch of mutatingwebhookconfigurations"),
         (("list", "namespaces", ""), "list of namespaces"),
         (("list", "configmaps", ROOTS), "list of configmaps with resourceNames: [tproxy-ca-roots]"),
         (("create", "configmaps", ROOTS), "create and patch of configmaps with resourceNames: [tproxy-ca-roots]"),
@@ -216,8 +216,8 @@ def test_a_write_of_others_in_between_is_kept_and_ours_is_tried_again(ca: Ca, cl
     def meddle() -> None:
         if left[0]:
             left[0] -= 1
-            hooks = cluster.objects[HOOKS, "", "tproxy"]
-            cluster.put(HOOKS, "", "tproxy", webhooks=[*hooks["webhooks"], {"name": "new", "clientConfig": {}}])
+            hooks = cluster.objects[HOOKS, "", HOOK]
+            cluster.put(HOOKS, "", HOOK, webhooks=[*hooks["webhooks"], {"name": "new", "clientConfig": {}}])
 
     cluster.meddle = meddle
     ca.start()
@@ -229,9 +229,9 @@ def test_what_somebody_changed_is_mended_at_the_next_look(ca: Ca, cluster: Clust
     cluster.space("shop")
     ca.start()
     soon(lambda: cluster.roots() and all(cluster.bundles()), "all is written", ca)
-    hooks = cluster.objects[HOOKS, "", "tproxy"]["webhooks"]
+    hooks = cluster.objects[HOOKS, "", HOOK]["webhooks"]
     spoilt = [{**one, "clientConfig": {"caBundle": "AAAA"}} for one in hooks]
-    cluster.put(HOOKS, "", "tproxy", webhooks=spoilt)
+    cluster.put(HOOKS, "", HOOK, webhooks=spoilt)
     cluster.put("configmaps", "shop", ROOTS, data={"root-cert.pem": "spoilt"})
     sidecar(ca, "somewhere-new")  # makes it look now, not within the minute
     soon(lambda: cluster.bundles() == [bundle(ca)] * 2, "the webhooks are mended", ca)
@@ -260,7 +260,7 @@ def test_nonsense_from_the_api_server_is_an_error_in_words(api: ApiServer, statu
 
     async def hooks() -> None:
         async with connected(where) as found:
-            await cabundle.publish(found, "tproxy", "PEM")
+            await cabundle.publish(found, HOOK, "PEM")
 
     with pytest.raises(ApiError, match=r"the API server 127\.0\.0\.1:"):
         asyncio.run(hooks())
@@ -310,7 +310,7 @@ def test_after_kill_9_the_ca_bundle_of_before_is_still_good(ca: Ca, cluster: Clu
         with Caller(port(ca), cluster.bundles()[0]) as one:
             assert one.ask("GET", "/healthz")[0] == 200
         ca.kill()
-    assert [key for key in cluster.wrote if key[0] == HOOKS] == [(HOOKS, "", "tproxy")]
+    assert [key for key in cluster.wrote if key[0] == HOOKS] == [(HOOKS, "", HOOK)]
 
 
 def test_a_sidecar_that_would_be_of_another_trust_domain_keeps_control_from_starting(ca: Ca) -> None:

@@ -39,7 +39,7 @@ async def publish(where: Kubernetes, name: str, label: str, spared: frozenset[st
         present = await api.listed(maps, f"fieldSelector=metadata.name%3D{name}", rule)
     alive = {text(one, "metadata", "name") for one in labelled if text(one, "status", "phase") != "Terminating"}
     held = {text(one, "metadata", "namespace"): text(one, "data", KEY) for one in present}
-    every = (alive | held.keys()) - spared
+    every = (alive | held.keys()) - spared - {""}
     wanted = sorted(space for space in every if held.get(space) != bundle)
     wrong: list[str] = []
     for first in range(0, len(wanted), AT_ONCE):

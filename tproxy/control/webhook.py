@@ -1,10 +1,10 @@
 """The webhook's server: ``POST /inject`` takes an AdmissionReview, ``GET /healthz`` says that we live.
 
 Nobody is authenticated: an API server shows a webhook no certificate unless it was started with one for it. So whoever
-reaches the port may ask what would be done to a pod. A review is a pure function: nothing is kept and nothing changed,
-and the answer holds what was sent and the cluster's settings of injection, which stand in every injected pod. What a
-stranger can take is time, and that is bounded: connections, from one address and together; bodies, of which only a few
-may be large at once, judged beside the loop; and deadlines.
+reaches the port may ask what would be done to a pod. A review is a pure function, and its answer holds what was sent
+and the cluster's settings of injection, which stand in every injected pod; all that it moves is our next look at the
+cluster, once a second at most. What a stranger can take is time, and that is bounded: connections, from one address and
+together; bodies, of which only a few may be large at once, judged beside the loop; and deadlines.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ def parse(injection: Any, fields: Fields, audience: str) -> WebhookConfig | None
         injection=Injection(),
         asks=not isinstance(injection, Mapping) or injection.get("native") is None,
         port=fields.parsed("port", parse_port, 15017),
-        configuration=fields.parsed("configuration", _name, "tproxy"),
+        configuration=fields.parsed("configuration", _name, "tproxy-injector"),
         service=fields.parsed("service", _name, "tproxy-control"),
-        namespaces=fields.parsed("namespaces", _label, "tproxy.dev/inject=enabled"),
+        namespaces=fields.parsed("namespaces", _label, "tproxy.dev/inject=true"),
     )
     fields.finish()
     if injection is None:
@@ -73,5 +73,5 @@ def _name(value: object) -> str:
 
 def _label(value: object) -> str:
     if not isinstance(value, str) or (value and not _LABEL.fullmatch(value)):
-        raise ValueError("expected a label such as tproxy.dev/inject=enabled, or '' for every namespace")
+        raise ValueError("expected a label such as tproxy.dev/inject=true, or '' for every namespace")
     return value
