@@ -36,6 +36,7 @@ soak: $(VENV)/ready
 
 kills: $(VENV)/ready
 	TPROXY_KILLS=200 $(BIN)/pytest tests/test_control_kill.py -s
+	TPROXY_RESTARTS=50 $(BIN)/pytest tests/test_directory_pods.py -s
 
 guest: $(VENV)/ready
 	$(BIN)/python -m guest
@@ -61,7 +62,7 @@ bpf:
 
 # What protoc makes is committed, too.
 wire: $(VENV)/ready
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tproxy/wire/ca.proto tproxy/wire/workload.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(wildcard tproxy/wire/*.proto)
 
 $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	@echo "setting up: Debian packages, then a virtual environment in $(VENV)"
