@@ -62,12 +62,9 @@ class Kind:
         _run("docker", "build", "-f", "images/Dockerfile", "-t", image, ".", timeout=1200)
         _run("kind", "load", "docker-image", "--name", NAME, image, timeout=300)
         ca = authority(self.folder / "ca")
-        for name in ("tproxy-system", "demo"):
-            self._apply("create", "namespace", name)
+        self._apply("create", "namespace", "tproxy-system")
         files = [f"--from-file={ca / name}" for name in ("root.crt", "root.key", "bundle.pem")]
         self._apply("create", "secret", "generic", "tproxy-ca", "-n", "tproxy-system", *files)
-        roots = f"--from-file=root-cert.pem={ca / 'bundle.pem'}"
-        self._apply("create", "configmap", "tproxy-ca-roots", "-n", "demo", roots)
         _kubectl("apply", "-k", "manifests/base")
         _kubectl("rollout", "status", "-n", "tproxy-system", "deployment/tproxy-control", "--timeout=120s", timeout=150)
         _kubectl("apply", "-k", str(self.overlay))
