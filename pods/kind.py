@@ -1,6 +1,7 @@
 """The cluster of ``make kind-demo``: the overlay ``demo`` on kind, through kubectl. Every step may be repeated.
 
-Never run on the machine where this was written, which has no Docker: ``make pod-demo`` is the one that CI proves.
+Containers are reached through crictl on the only node, since a step stops the kubelet. Never run where this was
+written, which has neither kind nor a Docker that answers: ``make pod-demo`` is the one that CI proves.
 """
 
 from __future__ import annotations
@@ -61,12 +62,9 @@ class Kind:
         _run("docker", "build", "-f", "images/Dockerfile", "-t", image, ".", timeout=1200)
         _run("kind", "load", "docker-image", "--name", NAME, image, timeout=300)
         ca = authority(self.folder / "ca")
-        for name in ("tproxy-system", "demo"):
-            self._apply("create", "namespace", name)
+        self._apply("create", "namespace", "tproxy-system")
         files = [f"--from-file={ca / name}" for name in ("root.crt", "root.key", "bundle.pem")]
         self._apply("create", "secret", "generic", "tproxy-ca", "-n", "tproxy-system", *files)
-        roots = f"--from-file=root-cert.pem={ca / 'bundle.pem'}"
-        self._apply("create", "configmap", "tproxy-ca-roots", "-n", "demo", roots)
         _kubectl("apply", "-k", "manifests/base")
         _kubectl("rollout", "status", "-n", "tproxy-system", "deployment/tproxy-control", "--timeout=120s", timeout=150)
         _kubectl("apply", "-k", str(self.overlay))
@@ -87,14 +85,11 @@ class Kind:
         return found
 
     def execute(self, workload: str, container: str, *argv: str) -> tuple[int, str]:
-        name = self._pod(workload)["metadata"]["name"]
-        done = _ask(
-            ["kubectl", "--context", f"kind-{NAME}", "exec", "-n", "demo", name, "-c", container, "--", *argv], 60
-        )
+        done = _ask(["docker", "exec", NODE, "crictl", "exec", self._id(workload, container), *argv], 60)
         return done.returncode, done.stdout + done.stderr
 
     def logs(self, workload: str, container: str) -> str:
-        return _kubectl("logs", "-n", "demo", self._pod(workload)["metadata"]["name"], "-c", container)
+        return _node("crictl", "logs", self._id(workload, container))
 
     def address(self, workload: str) -> str:
         return str(self._pod(workload)["status"]["podIP"])
@@ -132,14 +127,17 @@ class Kind:
 
     def kill_sidecar(self, workload: str) -> None:
         """The kubelet would restart it at once, so it is stopped first; everything else goes on."""
-        _run("docker", "exec", NODE, "systemctl", "stop", "kubelet")
-        name = _status(self._pod(workload), SIDECAR)["containerID"].rpartition("/")[2]
-        shown = _run("docker", "exec", NODE, "crictl", "inspect", "--output", "json", name)
-        _run("docker", "exec", NODE, "kill", "-9", str(json.loads(shown)["info"]["pid"]))
+        _node("systemctl", "stop", "kubelet")
+        shown = _node("crictl", "inspect", "--output", "json", self._id(workload, SIDECAR))
+        _node("kill", "-9", str(json.loads(shown)["info"]["pid"]))
 
     def restart_sidecar(self, workload: str) -> None:
-        _run("docker", "exec", NODE, "systemctl", "start", "kubelet")
-        _kubectl("rollout", "status", "-n", "demo", f"deployment/{workload}", "--timeout=120s", timeout=150)
+        dead, end = self._id(workload, SIDECAR), time.monotonic() + 120
+        _node("systemctl", "start", "kubelet")
+        while self._id(workload, SIDECAR) == dead or not _status(self._pod(workload), SIDECAR)["ready"]:
+            if time.monotonic() > end:
+                raise EngineError(f"the kubelet has not restarted the sidecar of {workload}")
+            time.sleep(0.5)
 
     def job(self, workload: str) -> Ended:
         _kubectl("wait", "-n", "demo", "--for=condition=complete", f"job/{workload}", "--timeout=120s", timeout=150)
@@ -163,6 +161,9 @@ class Kind:
         pod: dict[str, Any] = found[0]
         return pod
 
+    def _id(self, workload: str, container: str) -> str:
+        return str(_status(self._pod(workload), container)["containerID"]).rpartition("/")[2]
+
     def _apply(self, *argv: str) -> None:
         """``kubectl create`` that may be repeated."""
         _kubectl("apply", "-f", "-", stdin=_kubectl(*argv, "--dry-run=client", "-o", "yaml"))
@@ -177,6 +178,10 @@ def _status(pod: Mapping[str, Any], container: str) -> dict[str, Any]:
 
 def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+def _node(*argv: str) -> str:
+    return _run("docker", "exec", NODE, *argv)
 
 
 def _kubectl(*argv: str, stdin: str = "", timeout: float = 60) -> str:

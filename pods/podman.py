@@ -131,7 +131,7 @@ class Podman:
     def _inject(self) -> tuple[str, dict[str, Object]]:
         """What the webhook would do: pods of the labelled namespace, with the cluster's settings; and its remarks."""
         settings = self.engine.folder / "inject.yaml"
-        settings.write_text(find(self.objects, "ConfigMap", CONTROL)["data"]["inject.yaml"])
+        settings.write_text(yaml.safe_dump(injection(find(self.objects, "ConfigMap", CONTROL))))
         apps = [one for one in self.objects if one["metadata"].get("namespace") == "demo"]
         path = self.engine.folder / "apps.yaml"
         path.write_text(yaml.safe_dump_all(apps))
@@ -169,6 +169,14 @@ def _templates(objects: Iterable[Object]) -> dict[str, Object]:
     """The pods of the applications, by name."""
     workloads = [one for one in objects if one["kind"] in ("Deployment", "Job")]
     return {one["metadata"]["name"]: one["spec"]["template"] for one in workloads}
+
+
+def injection(config: Object) -> Object:
+    """The settings of injection in control's ConfigMap: a section, or a file of its own where there is no webhook."""
+    data = config["data"]
+    found: Object = yaml.safe_load(data["inject.yaml"] if "inject.yaml" in data else data["control.yaml"])
+    inner: Object = found.get("injection", found)
+    return inner
 
 
 def _settle(pcap: Path) -> None:

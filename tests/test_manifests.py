@@ -12,9 +12,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pods.podman import injection
 from pods.render import Object, containers, find, key, load, render
-from tproxy.cli import parser
-from tproxy.cli.control import effective
+from tproxy.control.config import Control
 from tproxy.core.config import Config
 from tproxy.core.injection import NEVER, Injection
 from tproxy.core.pod import Patch, Skip, inject
@@ -35,7 +35,7 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 def settings(overlay: str) -> Injection:
     found = find(render(HERE / overlay), "ConfigMap", "tproxy-control")
-    return Injection.parse(yaml.safe_load(found["data"]["inject.yaml"]), "inject.yaml")
+    return Injection.parse(injection(found), "injection")
 
 
 def templates(objects: list[Object]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,9 +141,9 @@ def test_control_has_these_rights_and_no_others() -> None:
         ("pods",): ["get", "list", "watch"],
         ("services",): ["list", "watch"],
         ("endpointslices",): ["list", "watch"],
+        ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
         ("namespaces",): ["list"],
         ("configmaps", "tproxy-ca-roots"): ["list", "create", "patch"],
-        ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
     }
     assert all(len(rule["resources"]) == 1 for rule in rules)
 
@@ -164,18 +164,24 @@ def test_control_may_run_where_pod_security_is_restricted() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["base", *(f"overlays/{path.name}" for path in OVERLAYS)])
-def test_control_and_the_injector_understand_their_files(
-    overlay: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_control_and_the_injector_understand_their_files(overlay: str) -> None:
     data = find(render(HERE / overlay), "ConfigMap", "tproxy-control")["data"]
-    assert set(data) == {"control.yaml", "inject.yaml"}
-    folder = tmp_path_factory.mktemp("control")
-    for name, text in data.items():
-        (folder / name).write_text(text)
-    control = effective(parser().parse_args(["control", "--config", str(folder / "control.yaml")]))
+    control = Control.parse(yaml.safe_load(data["control.yaml"]), "control.yaml")
     (container,) = containers(find(render(HERE / overlay), "Deployment", "tproxy-control"))
     assert control.dir in {mount["mountPath"] for mount in container["volumeMounts"]}
     assert "tproxy-control.tproxy-system.svc" in control.names
+    if overlay != "overlays/podman":
+        assert control.webhook is not None
+        assert control.webhook.host == "tproxy-control.tproxy-system.svc"
+        (hook,) = find(render(HERE / overlay), "MutatingWebhookConfiguration", control.webhook.configuration)[
+            "webhooks"
+        ]
+        assert control.webhook.namespaces == "=".join(*hook["namespaceSelector"]["matchLabels"].items())
+        ports = {
+            port["port"] for port in find(render(HERE / overlay), "Service", control.webhook.service)["spec"]["ports"]
+        }
+        assert control.directory is not None
+        assert ports == {control.port, control.webhook.port, control.directory.port}
     assert settings(overlay).namespace == "tproxy-system"
 
 

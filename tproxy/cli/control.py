@@ -6,8 +6,7 @@ import argparse
 import asyncio
 import os
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, start_logging
@@ -69,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
 def effective(args: argparse.Namespace) -> Control:
     """The file's Control with the options laid over it."""
+    from tproxy.cli.documents import read_yaml
     from tproxy.control.config import Control
 
-    config = Control.parse(_document(args.config) if args.config else {}, args.config or "defaults")
+    config = Control.parse(read_yaml(args.config) if args.config else {}, args.config or "defaults")
     if args.dir:
         config = replace(config, dir=args.dir)
     port, health = _port(args.port, "--port", config.port), _port(args.health, "--health", config.health)
@@ -83,16 +83,6 @@ def effective(args: argparse.Namespace) -> Control:
             args.config or "command line", "joinTokens", "is false and kubernetes is off: nobody could come"
         )
     return config
-
-
-def _document(path: str) -> Any:
-    """The file, and in the place of a name in ``injection`` the file of that name beside it."""
-    from tproxy.cli.documents import read_yaml
-
-    found = read_yaml(path)
-    if isinstance(found, dict) and isinstance(found.get("injection"), str):
-        return {**found, "injection": read_yaml(str(Path(path).parent / found["injection"]))}
-    return found
 
 
 def _port(text: str | None, option: str, default: int) -> int:
