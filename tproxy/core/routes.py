@@ -65,10 +65,11 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a TLS or TCP connection goes; the name is the rule's in its file."""
+    """Where a TLS or TCP connection goes; the name is the rule's in its object, ``where`` its file and line."""
 
     name: str
     backends: tuple[Backend, ...]
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)

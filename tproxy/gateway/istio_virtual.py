@@ -99,7 +99,10 @@ class _Reader:
         if not sum(backend.weight for backend in backends):
             raise entry.error("route", "total destination weight = 0")
         entry.finish()
-        return L4Rule(matches or (L4Match((), None, (), entry.path),), Route(self._named(entry), backends))
+        return L4Rule(
+            matches or (L4Match((), None, (), entry.path),),
+            Route(self._named(entry), backends, entry.place(entry.path)),
+        )
 
     def _named(self, entry: Fields) -> str:
         return f"{self._thing} {entry.path.removeprefix('spec.')}"
