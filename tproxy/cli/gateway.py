@@ -16,6 +16,7 @@ from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
     from tproxy.core.explain import Line
+    from tproxy.core.routes import Bind, Listener
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.settings import Settings
 
@@ -161,7 +162,7 @@ def routes(args: argparse.Namespace) -> int:
     from tproxy.core.explain import lines
 
     loaded = _complain(load(args))
-    found = [line for _, listener in sorted(loaded.table.listeners.items()) for line in lines(listener)]
+    found = [line for _, listener in _listeners(loaded) for line in lines(listener)]
     if args.json:
         print(json.dumps([_plain(line) for line in found], indent=2))
         return 0
@@ -182,8 +183,8 @@ def explain(args: argparse.Namespace) -> int:
     request = Request(host, args.path, args.method, "https" if args.sni else "http") if args.host else None
     answers = [
         told(listener, args.sni or args.host, request)
-        for (_, port), listener in sorted(loaded.table.listeners.items())
-        if args.port in (None, port)
+        for (_, port), listener in _listeners(loaded)
+        if (args.port == port if args.port else _asked(args, listener))
     ]
     if args.json:
         plain = [
@@ -209,6 +210,17 @@ def explain(args: argparse.Namespace) -> int:
     return 0 if any(answer.taken for answer in answers) else 1
 
 
+def _listeners(loaded: Loaded) -> list[tuple[Bind, Listener]]:
+    return sorted(loaded.table.listeners.items(), key=lambda item: item[0])
+
+
+def _asked(args: argparse.Namespace, listener: Listener) -> bool:
+    """Whether a question about a name is one about this port."""
+    from tproxy.core.routes import HttpListener, TlsListener
+
+    return isinstance(listener, TlsListener) or (args.sni is None and isinstance(listener, HttpListener))
+
+
 def _complain(loaded: Loaded) -> Loaded:
     """What follows is about what can be used; the errors stand beside it."""
     for finding in loaded.errors:
@@ -231,4 +243,5 @@ def _backends(line: Line) -> str:
 
 
 def _plain(line: Line) -> dict[str, object]:
-    return json.loads(json.dumps(asdict(line), default=str))  # type: ignore[no-any-return]
+    backends = [{**asdict(b), "endpoints": [str(endpoint) for endpoint in b.endpoints]} for b in line.backends]
+    return {**asdict(line), "backends": backends}
