@@ -13,6 +13,7 @@ from tproxy.core.fields import ConfigError, Fields
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST = 2_000_000  # nodes of a file, aliases counted as often as they are used
+_DEEPEST = 60  # dots in an annotation's name count, too
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
 
 
@@ -58,6 +59,9 @@ class Object:
 def parse(text: str, where: str) -> Iterator[Object | ConfigError]:
     """Every object in a file; a fault takes its document only, or, if it is YAML's, the rest of the file."""
     documents = yaml.compose_all(text, Loader=_Loader)
+    if line := _too_deep(text):
+        yield ConfigError(f"{where}:{line}", "", "is nested too deep")
+        return
     while True:
         try:
             node = next(documents)
@@ -67,6 +71,22 @@ def parse(text: str, where: str) -> Iterator[Object | ConfigError]:
             yield _broken(error, where)
             return
         yield from _objects(node, where)
+
+
+def _too_deep(text: str) -> int:
+    """The line where nesting passes all bounds, or 0: what composes nodes recurs, in C, until the stack is gone."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEEPEST:
+                    return event.start_mark.line + 1 if event.start_mark else 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.YAMLError:
+        pass  # whoever composes will meet it, too
+    return 0
 
 
 def _broken(error: yaml.YAMLError, where: str) -> ConfigError:
@@ -133,8 +153,8 @@ class _Reader:
     def plain(self, node: yaml.Node, path: str) -> Any:
         """The value; its line, and those of all below it, are noted."""
         self._left -= 1
-        if self._left < 0 or path.count(".") > 60:
-            raise self._error(node, path, "is too large or too deep")
+        if self._left < 0 or path.count(".") + path.count("[") > _DEEPEST:
+            raise self._error(node, path[:80], "is too large or too deep")
         self._lines[path] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
