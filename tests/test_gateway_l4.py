@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -418,6 +419,59 @@ def test_fifty_reloads_under_load_lose_no_connection_and_touch_no_open_one(nginx
         old.sendall(running_through[2].read())
         assert old.recv(100)
         assert curl("t50.example.com", port).returncode == 0 and curl("t0.example.com", port).returncode == 35
+
+
+def test_gateway_api_s_routes_are_carried_as_istio_s_are(nginx: Nginx, raw: Raw, tmp_path: Path) -> None:
+    """TLSRoute with weights of nothing and all, TCPRoute, and an exact listener beside a wildcard."""
+    port, plain = free_port(), free_port()
+
+    def made(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+        meta = {"name": name, "namespace": "web"}
+        return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": meta, "spec": spec}
+
+    def to(name: str, weight: int = 1) -> dict[str, Any]:
+        return {"name": name, "port": 443, "weight": weight}
+
+    def service(name: str, port: int) -> list[dict[str, Any]]:
+        meta = {"name": name, "namespace": "web"}
+        slice_ = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "ports": [{"name": "t", "port": port}]}
+        labels = {"labels": {"kubernetes.io/service-name": name}}
+        return [
+            {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [{"name": "t", "port": 443}]}},
+            {**slice_, "metadata": {**meta, **labels}, "endpoints": [{"addresses": ["127.0.0.1"]}]},
+        ]
+
+    tls = {"protocol": "TLS", "port": port, "tls": {"mode": "Passthrough"}}
+    listeners = [{**tls, "name": "a", "hostname": "a.example.com"}, {**tls, "name": "w", "hostname": "*.example.com"}]
+    parent = [{"name": "gw"}]
+    write(
+        tmp_path / "conf" / "all.yaml",
+        made(
+            "Gateway",
+            "gw",
+            gatewayClassName="any",
+            listeners=[*listeners, {"name": "t", "protocol": "TCP", "port": plain}],
+        ),
+        made(
+            "TLSRoute",
+            "a",
+            parentRefs=parent,
+            hostnames=["a.example.com"],
+            rules=[{"backendRefs": [to("a"), to("b", 0)]}],
+        ),
+        made("TLSRoute", "b", parentRefs=parent, hostnames=["*.example.com"], rules=[{"backendRefs": [to("b")]}]),
+        made("TCPRoute", "t", parentRefs=parent, rules=[{"backendRefs": [to("raw")]}]),
+        *service("a", nginx.ports["a"]),
+        *service("b", nginx.ports["b"]),
+        *service("raw", raw.port),
+    )
+    with running(tmp_path / "conf"):
+        assert [curl(f"{name}.example.com", port).stdout[0] for name in "aaabc"] == list("aaabb")
+        assert curl("a.example.org", port).returncode == 35
+        before = len(raw.got)
+        with call(plain) as sock:
+            sock.sendall(b"any bytes")
+            wait_for(lambda: raw.got[before:] == [b"any bytes"], 5, "the bytes at the backend")
 
 
 def test_what_cannot_be_used_is_not_taken_up_and_ports_come_and_go(nginx: Nginx, tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_the_most_specific_pattern_wins_whatever_the_order(patterns: list[str], 
     assert [pattern for pattern, _ in found] == sorted(expected, key=lambda p: (p != name, p == ANY, -p.count(".")))
 
 
+@given(st.lists(PATTERNS, max_size=12), PATTERNS)
+def test_the_owner_of_a_pattern_covers_all_of_it_and_nobody_narrower_does(patterns: list[str], asked: str) -> None:
+    owner = HostTable((pattern, pattern) for pattern in patterns).owner(asked)
+    wide = {pattern for pattern in patterns if covers(pattern, asked)}
+    assert owner == min(wide, key=lambda p: (p != asked, p == ANY, -p.count(".")), default=None)
+
+
 @given(PATTERNS, NAMES)
 def test_a_pattern_covers_a_name_or_says_why_not(pattern: str, name: str) -> None:
     assert covers(pattern, name) == (not why_not(pattern, name))

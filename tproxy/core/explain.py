@@ -116,12 +116,12 @@ def _chain(port: int, host: str, chain: Chain) -> Iterator[Line]:
 def _requests(port: int, server: str, table: HttpTable) -> Iterator[Line]:
     for host, entries in table.hosts.items():
         for entry in entries:
-            yield Line(port, "http", host, server, entry.rule.name, "", entry.rule.backends)
+            yield Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends)
 
 
 def _request(port: int, server: str, table: HttpTable, request: Request) -> Told:
     seen = [
-        Line(port, "http", host, server, entry.rule.name, "", entry.rule.backends, why)
+        Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends, why)
         for host, entry, why in table.explain(request)
     ]
     taken = seen.pop() if seen and not seen[-1].why_not else None

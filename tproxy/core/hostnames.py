@@ -92,6 +92,18 @@ class HostTable(Generic[T]):
         for value in self._rest:
             yield ANY, value
 
+    def owner(self, pattern: str) -> T | None:
+        """The value of the most specific pattern that covers all names that ``pattern`` means; it may be itself."""
+        if not pattern.startswith("*"):
+            found = self.find(pattern)
+            return found[1] if found else None
+        dot = pattern.find(".")
+        while dot >= 0:
+            if (suffix := pattern[dot:]) in self._wild:
+                return self._wild[suffix]
+            dot = pattern.find(".", dot + 1)
+        return next(iter(self._rest), None)
+
     def items(self) -> Iterator[tuple[str, T]]:
         """All of them: exact names, wildcards from the longest, the catch-all."""
         yield from sorted(self._exact.items(), key=lambda item: item[0])

@@ -1,7 +1,8 @@
 """Which rule an HTTP request meets: hosts, paths, headers, methods, query parameters; and why the others do not match.
 
-PURE. Two orders: Istio's (as written, catch-alls last, one virtual host) and Gateway API's (by precedence, falling
-through to less specific hosts). A reader sorts once, with ``gateway_api_order`` or ``istio_order``; asking is a walk.
+PURE. Two orders: Istio's (as written, catch-alls last) and Gateway API's (by precedence). A reader sorts once, with
+``gateway_api_order`` or ``istio_order``, and puts behind a host's entries those of wider hosts where its dialect wants
+that; asking is one look-up and a walk.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ class Rule:
 
     name: str
     backends: tuple[Backend, ...] = ()
+    where: str = ""  # file and line
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,28 +145,23 @@ class HttpTable:
     """Hosts to entries in the order in which they are tried."""
 
     hosts: HostTable[tuple[Entry, ...]]
-    falls_through: bool = False  # to less specific hosts, as Gateway API's precedence says; Envoy's hosts do not
 
     def find(self, request: Request) -> Routed | None:
         """The first entry that holds; None is 404."""
-        for host, entries in self._hosts(request):
-            for entry in entries:
-                if next(entry.match.failures(request), None) is None:
-                    return Routed(host, entry)
+        host, entries = self.hosts.find(request.host) or ("", ())
+        for entry in entries:
+            if next(entry.match.failures(request), None) is None:
+                return Routed(host, entry)
         return None
 
     def explain(self, request: Request) -> Iterator[tuple[str, Entry, str]]:
         """Host, entry and why it does not hold (empty: it does) for each that is tried, up to the one that holds."""
-        for host, entries in self._hosts(request):
-            for entry in entries:
-                why = "; ".join(entry.match.failures(request))
-                yield host, entry, why
-                if not why:
-                    return
-
-    def _hosts(self, request: Request) -> Iterable[tuple[str, tuple[Entry, ...]]]:
-        found = self.hosts.all(request.host)
-        return found if self.falls_through else (next(found, ("", ())),)
+        host, entries = self.hosts.find(request.host) or ("", ())
+        for entry in entries:
+            why = "; ".join(entry.match.failures(request))
+            yield host, entry, why
+            if not why:
+                return
 
 
 def istio_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.routes import Table
-from tproxy.gateway import istio
+from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
@@ -19,6 +19,7 @@ class Loaded:
 
     table: Table
     findings: tuple[Finding, ...]
+    statuses: gatewayapi.Statuses
 
     @property
     def errors(self) -> list[Finding]:
@@ -32,7 +33,12 @@ def compile_table(objects: Iterable[Object], faults: Iterable[ConfigError], labe
     for error in faults:
         findings.error(error)
     registry = Registry(things, findings)
-    return Loaded(Table(istio.listeners(things, registry, labels, findings)), tuple(findings.found))
+    served = istio.listeners(things, registry, labels, findings)
+    others, statuses = gatewayapi.listeners(things, registry, findings)
+    for bind, listener in others.items():
+        if served.setdefault(bind, listener) is not listener:
+            findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
+    return Loaded(Table(served), tuple(findings.found), statuses)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:
