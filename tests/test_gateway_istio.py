@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tproxy.cli import main
+from tproxy.core.http_routes import Request
 from tproxy.core.reason import Deny
-from tproxy.core.routes import Backend, Passthrough, ProxyProtocol, TcpListener, Terminate, TlsListener, by_sni, choose
+from tproxy.core.routes import (
+    Backend,
+    HttpListener,
+    Passthrough,
+    ProxyProtocol,
+    TcpListener,
+    Terminate,
+    TlsListener,
+    by_sni,
+    choose,
+)
 from tproxy.gateway.compile import Loaded, compile_table
 from tproxy.gateway.objects import Object, parse
 
@@ -273,6 +285,61 @@ def test_a_thousand_routes_are_read_in_a_few_seconds_and_found_at_once() -> None
     assert route_of(loaded, "n999.example.com") == "VirtualService shop/v999 tls[0]"
 
 
+HTTP = """
+apiVersion: networking.istio.io/v1alpha3
+kind: Gateway
+metadata: {name: coolstore-gateway, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: [webapp.istioinaction.io]
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: VirtualService
+metadata: {name: webapp, namespace: shop}
+spec:
+  hosts: [webapp.istioinaction.io]
+  gateways: [coolstore-gateway]
+  http:
+  - route: [{destination: {host: web, port: {number: 443}}}]
+  - match:
+    - uri: {prefix: /api}
+      headers: {X-User: {}}
+      method: {exact: GET}
+    route: [{destination: {host: web, port: {number: 443}}}]
+"""
+
+
+def test_http_rules_are_known_by_host_path_and_header_and_catch_alls_come_last() -> None:
+    """001-01: a Gateway's name without a namespace is the rule's own."""
+    loaded = load(HTTP, SERVICES)
+    found = loaded.table.listeners["", 80]
+    assert isinstance(found, HttpListener) and not loaded.errors
+    assert "spec.http: VirtualService shop/webapp: is not carried by this version" in said(loaded)
+    asked = Request("webapp.istioinaction.io", "/apis", headers={"x-user": "me"})
+    names = [
+        routed.entry.rule.name[-7:]
+        for request in (asked, replace(asked, path="/x"))
+        if (routed := found.table.find(request))
+    ]
+    assert names == ["http[1]", "http[0]"]
+    assert found.table.find(Request("other.test")) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("uri: {prefix: /api}", 'uri: {prefix: ""}', "prefix string match should not be empty"),
+        ("X-User", '":path"', 'header cannot have ":" prefix'),
+        ("    route: [{", "    redirect: {uri: /}\n    route: [{", "HTTP route cannot contain both route and redirect"),
+        ("- route: [{destination", "- rout: [{destination", "HTTP route, redirect or direct_response is required"),
+    ],
+)
+def test_a_bad_http_rule_is_said_as_istio_says_it(old: str, new: str, why: str) -> None:
+    assert why in said(load(HTTP.replace(old, new, 1), SERVICES))
+
+
 # the command line
 
 
@@ -309,6 +376,17 @@ def test_explain_names_the_rule_and_why_not_the_others(folder: Path, capsys: pyt
     code, out = tproxy("explain", str(folder), "--sni", "a.example.com", "--json", capsys=capsys)
     told: list[dict[str, Any]] = json.loads(out)
     assert told[0]["taken"]["backends"][0]["endpoints"] == ["10.0.0.1:8443"]
+
+
+def test_explain_goes_on_from_the_port_to_the_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "http.yaml").write_text(HTTP)
+    code, out = tproxy(
+        "explain", str(folder), "--host", "webapp.istioinaction.io", "--path", "/api", "--port", "80", capsys=capsys
+    )
+    assert code == 0 and "http webapp.istioinaction.io by VirtualService shop/webapp http[0]" in out
+    assert "http[1]): header x-user is None, not present" in out
+    code, out = tproxy("explain", str(folder), "--host", "other.test", "--port", "80", capsys=capsys)
+    assert code == 1 and "404: no HTTP rule holds for GET other.test/" in out
 
 
 def test_routes_lists_every_rule_of_every_port(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

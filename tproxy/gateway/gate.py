@@ -101,6 +101,4 @@ class Gate:
     async def stop(self) -> int:
         """Drain; the number of connections that had to be cut."""
         self.draining = True
-        for server in self._closed:
-            server.cut()
-        return await drain(list(self._servers.values()), self.settings.drain)
+        return await drain([*self._servers.values(), *self._closed], self.settings.drain)

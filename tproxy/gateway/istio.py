@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable, intersection
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http_routes import Entry, HttpTable, istio_order
 from tproxy.core.routes import (
     Bind,
     Chain,
@@ -75,9 +75,10 @@ def _each(things: Iterable[Object], read: Callable[[Object], T], findings: Findi
 def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Findings) -> Bound:
     bound: dict[str, list[Virtual]] = {f"{thing.namespace}/{thing.name}": [] for thing in gateways}
     for made in virtuals:
-        if made.has_http:
+        if made.http and made.gateways != ("mesh",):
             findings.warn(made.thing, "spec.http", "is not carried by this version: it passes TLS and TCP on")
         limited = {name for rule in (*made.tls, *made.tcp) for match in rule.matches for name in match.gateways}
+        limited |= {name for rule in made.http for condition in rule.conditions for name in condition.gateways}
         for name in dict.fromkeys((*made.gateways, *sorted(limited))):
             if name in bound:
                 bound[name].append(made)
@@ -105,7 +106,7 @@ def _merge(there: list[Server], server: Server, findings: Findings) -> None:
 def _listener(port: int, found: list[Server], bound: Bound, findings: Findings) -> Listener:
     match found[0].family:
         case Family.HTTP:
-            return HttpListener(port, HttpTable(HostTable(())))
+            return HttpListener(port, _requests(found, bound))
         case Family.TCP:
             route = _tcp(found[0], bound)
             if route is None:
@@ -152,10 +153,29 @@ def _ended(server: Server, bound: Bound) -> Chain:
     """We end TLS; a TLS server carries bytes on, an HTTPS server requests."""
     assert server.tls is not None
     if server.protocol == "HTTPS":
-        return Terminate(server.name, server.tls, HttpTable(HostTable(())))
+        return Terminate(server.name, server.tls, _requests([server], bound))
     if (route := _tcp(server, bound)) is None:
         return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}")
     return Terminate(server.name, server.tls, route)
+
+
+def _requests(found: list[Server], bound: Bound) -> HttpTable:
+    """Hosts that servers and VirtualServices both mean; rules of several for one host stand one after the other."""
+    hosts: dict[str, list[Entry]] = {}
+    for server in found:
+        gateway = f"{server.gateway.namespace}/{server.gateway.name}"
+        for made in bound[gateway]:
+            entries = [
+                Entry(condition.match, rule.rule)
+                for rule in made.http
+                for condition in rule.conditions
+                if condition.port in (None, server.port) and gateway in (condition.gateways or made.gateways)
+            ]
+            for where, host in server.hosts if entries else ():
+                for own in made.hosts if where in ("*", made.thing.namespace) else ():
+                    if (both := intersection(host, own)) is not None:
+                        hosts.setdefault(both, []).extend(entries)
+    return HttpTable(HostTable((host, istio_order(entries)) for host, entries in hosts.items()))
 
 
 def _tcp(server: Server, bound: Bound) -> Route | None:

@@ -1,4 +1,4 @@
-"""Istio's VirtualService and DestinationRule, as far as TLS and TCP go: rules, matches, destinations."""
+"""Istio's VirtualService and DestinationRule: rules for TLS and TCP, matches, destinations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import covers, is_address, parse_hostname
 from tproxy.core.routes import Backend, BackendTls, ProxyProtocol, Route
+from tproxy.gateway import istio_http
 from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.istio_http import HttpRule
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry, full_host
 
@@ -44,7 +46,7 @@ class Virtual:
     gateways: tuple[str, ...]
     tls: tuple[L4Rule, ...]
     tcp: tuple[L4Rule, ...]
-    has_http: bool
+    http: tuple[HttpRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,9 @@ def virtual(thing: Object, registry: Registry, policies: Policies, findings: Fin
     reader = _Reader(thing, hosts, registry, policies, findings)
     tls = tuple(reader.rule(entry, "tls") for entry in spec.each("tls"))
     tcp = tuple(reader.rule(entry, "tcp") for entry in spec.each("tcp"))
+    http = tuple(istio_http.rules(thing, spec, reader.destination, lambda text: _gateway(text, thing.namespace)))
     spec.finish()
-    return Virtual(thing, hosts, gateways, tls, tcp, "http" in kinds)
+    return Virtual(thing, hosts, gateways, tls, tcp, http)
 
 
 class _Reader:
@@ -95,7 +98,7 @@ class _Reader:
         routes = entry.each("route")
         if not routes:
             raise entry.error("route", f"{kind.upper()} route is required")
-        backends = tuple(self._destination(route, len(routes) == 1) for route in routes)
+        backends = tuple(self.destination(route, len(routes) == 1) for route in routes)
         if not sum(backend.weight for backend in backends):
             raise entry.error("route", "total destination weight = 0")
         entry.finish()
@@ -124,7 +127,8 @@ class _Reader:
         match.finish()
         return L4Match(names, port, gateways, match.path)
 
-    def _destination(self, route: Fields, alone: bool) -> Backend:
+    def destination(self, route: Fields, alone: bool) -> Backend:
+        """One of a rule's destinations; ``alone`` it gets everything."""
         weight = route.integer("weight", 0, 0, 2**31 - 1)
         target = route.inner("destination")
         if not target.text("host"):

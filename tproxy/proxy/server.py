@@ -54,9 +54,11 @@ class Server(Generic[OwnerT]):
         self.loop.add_reader(self.listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more; the capture rules refuse whoever comes now."""
+        """Accept no more: capture rules or the kernel refuse whoever comes now. May be said twice."""
         if self._paused is not None:
             self._paused.cancel()
+        if self.listener.fileno() < 0:
+            return  # said before
         self.loop.remove_reader(self.listener)
         self.listener.close()
 
