@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -86,11 +85,12 @@ class World:
         secret = self.secrets.get((ref.namespace, ref.name))
         if secret is None:
             return f"{ref} does not exist"
-        data = secret.body.get("data") or {}
+        data = secret.body.get("data")
+        data = data if isinstance(data, Mapping) else {}
         for key in ("tls.crt", "tls.key"):
             try:
                 text = base64.b64decode(str(data.get(key, "")), validate=True)
-            except binascii.Error:
+            except ValueError:
                 return f"{ref}: {key} is not base64"
             if b"-----BEGIN " not in text:
                 return f"{ref}: {key} is not PEM"
