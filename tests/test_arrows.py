@@ -28,6 +28,7 @@ ARROWS = {
     "control": {"core", "kernel", "wire"},
     "admin": {"core", "kernel"},
     "proxy": {"core", "kernel", "identity"},  # TLS contexts are made where credentials are kept
+    "gateway": {"core", "kernel", "identity", "proxy"},
     "world": {"core", "kernel"},
     "demo": {"world", "core", "kernel"},
     "bench": {"world", "core", "kernel"},
@@ -41,7 +42,7 @@ BANNED = {
         *("threading", "multiprocessing", "concurrent", "queue", "time", "sched", "random", "secrets", "uuid"),
     },
     "kernel": {"asyncio", "ssl", "uvloop"},
-    **{room: {"pyroute2", "ctypes", "fcntl"} for room in ("identity", "control", "admin", "proxy")},
+    **{room: {"pyroute2", "ctypes", "fcntl"} for room in ("identity", "control", "admin", "proxy", "gateway")},
 }
 PROCESS = {"argv", "environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 

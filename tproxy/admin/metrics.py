@@ -82,6 +82,10 @@ class Metrics:
             facts = [leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in certificates(bundle)]
             ends = [found.not_after for found in facts if isinstance(found, LeafFacts)]
             self._trust.labels(domain).set(min(ends, default=0))
+        self.taken()
+
+    def taken(self) -> None:
+        """New configuration is in use."""
         self._reloads.labels("ok").inc()
 
     def refused(self) -> None:

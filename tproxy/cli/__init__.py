@@ -28,6 +28,7 @@ VERBS = (
     "ca",
     "control",
     "inject",
+    "gateway",
     "wait",
     "demo",
     "bench",
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   tproxy sidecar --config sidecar.yaml        carry the traffic
   tproxy check --config sidecar.yaml          why does it not work?
   tproxy inject -f app.yaml | kubectl apply -f -
+  tproxy gateway run --config DIR             let the outside in, by SNI and port
 
 exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
 

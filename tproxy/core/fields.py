@@ -45,13 +45,14 @@ def _nearest(word: str, valid: Iterable[str]) -> str:
 class Fields:
     """A mapping whose every key must be read exactly by name; what is left over at ``finish`` is an error."""
 
-    def __init__(self, data: Any, where: str, path: str = "") -> None:
+    def __init__(self, data: Any, where: str, path: str = "", lines: Mapping[str, int] | None = None) -> None:
+        self.where, self.path, self.known = where, path, set[str]()
+        self.lines: Mapping[str, int] = lines or {}  # of fields by full name, if the file's are known
         if data is None:
             data = {}
         if not isinstance(data, Mapping):
-            raise ConfigError(where, path, "expected a mapping (key: value)", data)
+            raise ConfigError(self.place(path), path, "expected a mapping (key: value)", data)
         self.data: Mapping[Any, Any] = data
-        self.where, self.path, self.known = where, path, set[str]()
 
     def name(self, key: object) -> str:
         """The full name of a field, as in ``inbound.rules[0].ports``, printable whatever stands in the file."""
@@ -59,9 +60,15 @@ class Fields:
         text = "(a private key)" if _SECRET in text else _short(text, 80)
         return f"{self.path}.{text}" if self.path else text
 
+    def place(self, name: str) -> str:
+        """The file, and the line of a field, or of what should hold it, if it is known."""
+        while name and name not in self.lines:
+            name = name[: max(name.rfind("."), name.rfind("["), 0)]
+        return f"{self.where}:{self.lines[name]}" if name in self.lines else self.where
+
     def error(self, key: object, why: str, value: object = None, valid: Iterable[str] = ()) -> ConfigError:
         """An error about one of our fields."""
-        return ConfigError(self.where, self.name(key), why, value, valid)
+        return ConfigError(self.place(self.name(key)), self.name(key), why, value, valid)
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands; an explicit null is the default."""
@@ -134,7 +141,7 @@ class Fields:
 
     def inner(self, key: str) -> Fields:
         """A nested mapping."""
-        return Fields(self.raw(key, {}), self.where, self.name(key))
+        return Fields(self.raw(key, {}), self.where, self.name(key), self.lines)
 
     def each(self, key: str) -> list[Fields]:
         """A list of mappings."""
@@ -143,13 +150,13 @@ class Fields:
             raise self.error(key, "expected a list", value)
         if None in value:  # a stray dash; as an empty mapping it would be a rule that allows everyone
             raise self.error(f"{key}[{value.index(None)}]", "is empty; expected a mapping (key: value)")
-        return [Fields(item, self.where, f"{self.name(key)}[{index}]") for index, item in enumerate(value)]
+        return [Fields(item, self.where, f"{self.name(key)}[{n}]", self.lines) for n, item in enumerate(value)]
 
     def finish(self) -> None:
         """Refuse what nobody read: a misspelt field is never ignored."""
         for key in self.data:
             if key not in self.known:
-                raise ConfigError(self.where, self.name(key), "unknown field", valid=self.known)
+                raise self.error(key, "unknown field", valid=self.known)
 
 
 def parse_port(value: Any) -> int:

@@ -39,6 +39,11 @@ class Reason(StrEnum):
     DIRECTORY_AWAY = "directory_away"
     OWN_PORT = "own_port"
     OVERLOAD = "overload"
+    NO_ROUTE = "no_route"
+    NO_BACKEND = "no_backend"
+    NOT_CARRIED = "not_carried"
+    SOURCE_LIMIT = "source_limit"
+    PROXY_HEADER = "proxy_header"
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"
     CONNECT_FAILED = "connect_failed"
@@ -77,6 +82,11 @@ ADVICE = {
     Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
+    Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
+    Reason.NO_BACKEND: "correct the route's backend, or give it endpoints; tproxy gateway check names the line",
+    Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
+    Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",
+    Reason.PROXY_HEADER: "the load balancer must send PROXY protocol v1 or v2, from an address in --proxy-from",
     Reason.CONNECT_REFUSED: "nothing listens there: is the application running, and not only on 127.0.0.1?",
     Reason.CONNECT_TIMEOUT: "the destination does not answer; look at routes and network policies",
     Reason.CONNECT_FAILED: "the destination cannot be reached; look at routes and network policies",

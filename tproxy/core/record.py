@@ -12,10 +12,11 @@ from tproxy.core.reason import ADVICE, Reason
 
 
 class Direction(StrEnum):
-    """Seen from the pod."""
+    """Seen from the pod; a gateway's connections come from outside the cluster."""
 
     EGRESS = "egress"
     INGRESS = "ingress"
+    GATEWAY = "gateway"
 
 
 class Outcome(StrEnum):
@@ -59,6 +60,8 @@ class Record:
     peer_serial: str = ""  # hexadecimal
     own_serial: str = ""
     tls: TlsFacts | None = None
+    sni: str = ""  # what the client asked for, where it was not we who ended TLS
+    backend: Endpoint | None = None  # where a gateway sent it
     sent: int = 0  # from the one who called to the one who was called
     received: int = 0
     ended_by: str = ""  # source, target or sidecar
@@ -84,7 +87,9 @@ class Record:
             "self": self.own,
             "peer_serial": self.peer_serial,
             "self_serial": self.own_serial,
-            "tls": self.tls.version if self.tls else "" if self.outcome in _NEVER_BEGAN else "plaintext",
+            "sni": self.sni,
+            "backend": str(self.backend or ""),
+            "tls": self.tls.version if self.tls else self._without_tls(),
             "cipher": self.tls.cipher if self.tls else "",
             "group": self.tls.group if self.tls else "",
         }
@@ -93,6 +98,11 @@ class Record:
         tail = {"ended_by": self.ended_by, "why": self.why, "advice": ADVICE[self.reason] if self.reason else ""}
         line.update({key: value for key, value in tail.items() if value})
         return line
+
+    def _without_tls(self) -> str:
+        if self.outcome in _NEVER_BEGAN:
+            return ""
+        return "plaintext" if self.direction is not Direction.GATEWAY else "passthrough" if self.sni else ""
 
     def text(self) -> str:
         """One line of key=value; values with spaces are quoted, control characters are escaped."""

@@ -66,6 +66,27 @@ def plain_listener(host: str, port: int) -> socket.socket:
     return sock
 
 
+def front_listener(host: str, port: int, backlog: int = 4096) -> socket.socket:
+    """A gateway's listening socket; without a host all addresses, IPv4 and IPv6 at once. No capability is needed."""
+    host = host or any_host()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        _tune(sock, 0)
+        sock.bind((host, port))
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        advice = (
+            "ports below 1024 need NET_BIND_SERVICE" if error.errno == errno.EACCES else "who listens there already?"
+        )
+        raise KernelError(f"listening on {host} port {port}", error.strerror, advice) from error
+    return sock
+
+
 def any_host() -> str:
     """The wildcard address that takes IPv6 and IPv4 where the kernel has IPv6."""
     return "::" if _ipv6_works() else "0.0.0.0"
@@ -116,7 +137,8 @@ def _bind(sock: socket.socket, source: str) -> None:
 
 def _tune(sock: socket.socket, mark: int) -> None:
     reset_on_close(sock, True)  # should we be killed, nobody may take that for the end of the bytes
-    sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+    if mark:  # even 0 may be set only with a capability
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)

@@ -6,27 +6,42 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from tproxy.core.address import Endpoint
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.kernel.sock import abort, original_destination
-from tproxy.proxy.side import Side
 from tproxy.proxy.trace import STOPPING, Trace
 
 log = logging.getLogger("tproxy")
 Choice = Callable[[Iterable[Trace]], Iterable[tuple[Trace, Deny]]]
-Handler = Callable[[socket.socket, Trace, Side], Awaitable[Record]]
 BURST = 32  # accepted at once before other connections get their turn
 PAUSE = 0.1  # seconds without accepting after the process ran out of files or memory
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
-class Server:
+class Owner(Protocol):
+    """Whose connections they are."""
+
+    @property
+    def most(self) -> int:
+        """Connections at once."""
+
+    @property
+    def finished(self) -> Callable[[Record], None]:
+        """What is done with a record."""
+
+
+OwnerT = TypeVar("OwnerT", bound=Owner)
+Handler = Callable[[socket.socket, Trace, OwnerT], Awaitable[Record]]
+
+
+class Server(Generic[OwnerT]):
     """One listening socket and the connections that came by it."""
 
-    def __init__(self, listener: socket.socket, direction: Direction, handler: Handler, side: Side) -> None:
+    def __init__(self, listener: socket.socket, direction: Direction, handler: Handler[OwnerT], side: OwnerT) -> None:
         self.listener, self.direction, self.handler, self.side = listener, direction, handler, side
         self.tasks: dict[asyncio.Task[None], Trace] = {}
         self.loop = asyncio.get_running_loop()
@@ -39,9 +54,11 @@ class Server:
         self.loop.add_reader(self.listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more; the capture rules refuse whoever comes now."""
+        """Accept no more: capture rules or the kernel refuse whoever comes now. May be said twice."""
         if self._paused is not None:
             self._paused.cancel()
+        if self.listener.fileno() < 0:
+            return  # said before
         self.loop.remove_reader(self.listener)
         self.listener.close()
 
@@ -84,7 +101,7 @@ class Server:
         except OSError:  # reset before we looked
             sock.close()
             return
-        limit = self.side.state.config.limits.connections
+        limit = self.side.most
         if len(self.tasks) >= limit:
             abort(sock)
             self.side.finished(trace.refused(Deny(Reason.OVERLOAD, f"{limit} connections are open")))
@@ -107,7 +124,7 @@ class Server:
         self.side.finished(record)
 
 
-async def drain(servers: list[Server], seconds: float) -> int:
+async def drain(servers: Sequence[Server[Any]], seconds: float) -> int:
     """Stop accepting, let what runs finish for ``seconds``, then cut; the number that was cut is returned."""
     for server in servers:
         server.stop()

@@ -60,6 +60,11 @@ class Side:
     def __post_init__(self) -> None:
         self.reactor = reactor(self.state.config.fast.relay, self.state.config.fast.splicer)
 
+    @property
+    def most(self) -> int:
+        """Connections at once, each way."""
+        return self.state.config.limits.connections
+
     def app_leg(self, sock: socket.socket) -> PlainLeg:
         """The leg towards the application, with the short cut where there is one."""
         return PlainLeg(sock, None if self.shortcut is None else self.shortcut.flow(sock))
@@ -87,10 +92,16 @@ async def dial(
     target: Endpoint, config: Config, reactor: AnyReactor, source: Address | None = None
 ) -> socket.socket | Deny:
     """A connected socket, or why there is none."""
-    seconds = config.limits.connect
+    return await reach(target, config.marks.own, config.limits.connect, reactor, source)
+
+
+async def reach(
+    target: Endpoint, mark: int, seconds: float, reactor: AnyReactor, source: Address | None = None
+) -> socket.socket | Deny:
+    """A connected socket with this mark (0: none), or why there is none."""
     try:
         async with asyncio.timeout(seconds):
-            return await _connected(target, config.marks.own, reactor, source)
+            return await _connected(target, mark, reactor, source)
     except TimeoutError:
         return Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
     except OSError as error:

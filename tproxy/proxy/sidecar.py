@@ -34,7 +34,7 @@ class Sidecar:
         self._finished, self._shortcut, self._directory = finished, shortcut, directory
         self._side: Side | None = None
         self._draining = False
-        self._servers: list[Server] = []
+        self._servers: list[Server[Side]] = []
 
     @property
     def state(self) -> State | None:

@@ -36,6 +36,8 @@ class Trace:
     own_serial: str = ""
     tls: TlsFacts | None = None
     found: Found = Absent.UNLISTED  # what the directory said of the target
+    sni: str = ""
+    backend: Endpoint | None = None
     local: bool = False  # the target is this pod's own address
     carrying: bool = False  # admitted, and not ended yet
     proven: Session | None = None  # None: plaintext
@@ -94,6 +96,8 @@ class Trace:
             peer_serial=self.peer_serial,
             own_serial=self.own_serial,
             tls=self.tls,
+            sni=self.sni,
+            backend=self.backend,
             sent=moved.sent,
             received=moved.received,
             ended_by=moved.ended_by,

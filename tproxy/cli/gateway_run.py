@@ -1,0 +1,138 @@
+"""What ``tproxy gateway run`` does: read, listen, carry, read again when files change, drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tproxy.cli import gateway as verb
+from tproxy.cli.log import record_writer, start_logging
+from tproxy.core.fields import ConfigError
+from tproxy.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from tproxy.admin.http import Pages
+    from tproxy.admin.metrics import Metrics
+    from tproxy.gateway.compile import Loaded
+    from tproxy.gateway.directory import Directory
+    from tproxy.gateway.gate import Gate
+    from tproxy.gateway.settings import Settings
+
+log = logging.getLogger("tproxy")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Everything is read and checked before anything listens."""
+    import uvloop
+
+    from tproxy.gateway.directory import Directory
+    from tproxy.kernel import privileges
+
+    start_logging(args)
+    settings = verb.settings_of(args)
+    directory = Directory(verb.folder_of(args))
+    loaded = _compiled(directory, args)
+    if loaded.errors:
+        raise ConfigError(
+            str(verb.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
+        )
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    privileges.raise_open_files()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(args, settings, directory, loaded))
+
+
+def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
+    from tproxy.gateway.compile import compile_table
+
+    loaded = compile_table(*directory.read(), verb.labels_of(args))
+    for finding in loaded.findings:
+        log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+    return loaded
+
+
+async def _serve(args: argparse.Namespace, settings: Settings, directory: Directory, loaded: Loaded) -> int:
+    from tproxy.admin.http import serve
+    from tproxy.admin.metrics import Metrics
+    from tproxy.core.record import Record
+    from tproxy.gateway.carry import carry
+    from tproxy.gateway.gate import Gate
+
+    metrics, write = Metrics(), record_writer(args.log_format)
+
+    def finished(record: Record) -> None:
+        write(record)
+        metrics.finished(record)
+
+    gate = Gate(carry, finished, settings)
+    metrics.watch(gate.open_connections, lambda: 0)
+    gate.take(loaded.table)
+    loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, again.set)
+    servers = [await serve(sock, pages) for sock, pages in _pages(args, gate, metrics)]
+    log.info("ready: %s", _ports(gate))
+    following = asyncio.create_task(_follow(args, directory, gate, metrics, again))
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait((following, told), return_when=asyncio.FIRST_COMPLETED)
+    if following.done():
+        following.result()
+    log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
+    following.cancel()
+    cut = await gate.stop()
+    for server in servers:
+        server.close()
+    log.info("stopped: %d connections were cut", cut)
+    return 0
+
+
+async def _follow(
+    args: argparse.Namespace, directory: Directory, gate: Gate, metrics: Metrics, again: asyncio.Event
+) -> None:
+    """Take up what changes, for ever. A configuration with errors is not taken up: the one before goes on, whole."""
+    while True:
+        waits = [asyncio.create_task(directory.change()), asyncio.create_task(again.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        again.clear()
+        try:
+            loaded = await asyncio.to_thread(_compiled, directory, args)
+            if loaded.errors:
+                raise ConfigError(str(verb.folder_of(args)), "", f"{len(loaded.errors)} errors")
+            gate.take(loaded.table)
+        except (ConfigError, KernelError) as error:
+            metrics.refused()
+            log.error("not taken up, what was served before goes on: %s", error)
+        else:
+            metrics.taken()
+            log.info("reloaded: %s", _ports(gate))
+
+
+def _ports(gate: Gate) -> str:
+    ports = sorted(port for _, port in gate.table.listeners)
+    return f"ports {', '.join(map(str, ports)) or 'none'}"
+
+
+def _pages(args: argparse.Namespace, gate: Gate, metrics: Metrics) -> list[tuple[socket.socket, Pages]]:
+    from tproxy.admin.http import Answer
+    from tproxy.kernel.sock import any_host, plain_listener
+
+    def ready() -> Answer:
+        return Answer.text("draining", 503) if gate.draining else Answer.text("ready")
+
+    health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
+    made: list[tuple[socket.socket, Pages]] = []
+    if args.metrics_port:
+        made.append((plain_listener(any_host(), args.metrics_port), {"/metrics": metrics.page, **health}))
+    if args.ready_port:
+        made.append((plain_listener(any_host(), args.ready_port), health))
+    return made

@@ -1,0 +1,213 @@
+"""What a gateway does with whom, as immutable values: listeners, names, routes, backends. Both dialects end here.
+
+PURE: compiled once when the configuration is read, asked once a connection. A whole ``Table`` is swapped for a new one;
+a connection keeps what it was given.
+
+    match by_hello(listener, hello):
+        case Passthrough(_, route): ...
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import TypeAlias
+
+from tproxy.core.address import Endpoint
+from tproxy.core.decide import First, Gone, Silence
+from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hostnames import HostTable
+from tproxy.core.http_routes import HttpTable
+from tproxy.core.reason import Deny, Reason
+
+_NAMED = 5  # configured names in a refusal: a log line is not a list
+
+
+class TlsMode(StrEnum):
+    """Who ends TLS: the backend, we, or we with the client's certificate demanded or asked for."""
+
+    PASSTHROUGH = "passthrough"
+    TERMINATE = "terminate"
+    MUTUAL = "mutual"
+    OPTIONAL_MUTUAL = "optional_mutual"
+
+
+class ProxyProtocol(StrEnum):
+    """What a backend is told of the client, before its first byte."""
+
+    NONE = "none"
+    V1 = "v1"
+    V2 = "v2"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTls:
+    """TLS that we begin towards a backend."""
+
+    mode: str  # SIMPLE, MUTUAL, ISTIO_MUTUAL
+    sni: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One destination of a route and its share; with ``fault``, why nobody can be sent there."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    weight: int = 1
+    tls: BackendTls | None = None
+    proxy: ProxyProtocol = ProxyProtocol.NONE
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a TLS or TCP connection goes; the name is the rule's in its object, ``where`` its file and line."""
+
+    name: str
+    backends: tuple[Backend, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How we end TLS: the mode and the Secrets (namespace/name) with certificates."""
+
+    mode: TlsMode
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passthrough:
+    """The backend ends TLS."""
+
+    server: str
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """We end TLS, and carry requests or bytes."""
+
+    server: str
+    tls: ServerTls
+    inside: HttpTable | Route
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The name is a listener's, and nothing is routed for it: no wider listener may take it instead."""
+
+    server: str
+    why: str
+
+
+Chain: TypeAlias = Passthrough | Terminate | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class TlsListener:
+    """TLS and HTTPS on one port, told apart by the name that the client asks for."""
+
+    port: int
+    names: HostTable[Chain]
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListener:
+    """Whatever comes goes one way."""
+
+    port: int
+    server: str
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListener:
+    """Plaintext HTTP."""
+
+    port: int
+    table: HttpTable
+
+
+Listener: TypeAlias = TlsListener | TcpListener | HttpListener
+Bind: TypeAlias = tuple[str, int]  # address ("" means all) and port
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything that a gateway serves."""
+
+    listeners: Mapping[Bind, Listener] = field(default_factory=dict)
+
+
+def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:
+    """What a client's first bytes mean on a TLS port. Whatever is not a whole ClientHello is refused, never guessed."""
+    match first:
+        case Hello(sni=name):
+            return by_sni(listener, name)
+        case NotTls(why) if why.startswith("first byte"):
+            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
+        case NotTls(why):
+            return Deny(Reason.HELLO_MALFORMED, why)
+        case Silence(seconds):
+            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s")
+        case NeedMore(have, _):
+            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time")
+        case Gone():
+            return Deny(Reason.HELLO_CLOSED, "the client closed before its ClientHello was complete")
+
+
+def by_sni(listener: TlsListener, name: str | None) -> Passthrough | Terminate | Deny:
+    """The chain for a name: exact, longest wildcard, catch-all."""
+    found = listener.names.find(name)
+    if found is None:
+        return Deny(Reason.NO_ROUTE, unmatched(listener, name))
+    chain = found[1]
+    return Deny(Reason.NO_ROUTE, chain.why, chain.server) if isinstance(chain, Closed) else chain
+
+
+def by_port(listener: TcpListener) -> Route | Deny:
+    """A TCP port has one route."""
+    if listener.route is None:
+        return Deny(Reason.NO_ROUTE, f"no TCP route is bound to port {listener.port}", listener.server)
+    return listener.route
+
+
+def unmatched(listener: TlsListener, name: str | None) -> str:
+    """The sentence that spares an hour: which name came, which are configured, which was meant perhaps."""
+    asked = f"SNI {name!r}" if name else "a client without SNI"
+    patterns = [pattern for pattern, _ in islice(listener.names.items(), _NAMED)]
+    more = len(listener.names) - len(patterns)
+    said = f"no server for {asked} on port {listener.port}; configured: {', '.join(patterns) or 'nothing'}"
+    return f"{said} and {more} more" if more else said
+
+
+def nearest(listener: TlsListener, name: str) -> str:
+    """The configured name that resembles it most, for people who ask; it looks at all of them."""
+    near = difflib.get_close_matches(name, [pattern for pattern, _ in listener.names.items()], 1, 0.7)
+    return near[0] if near else ""
+
+
+def choose(route: Route, draw: float) -> Backend | Deny:
+    """One of the backends by weight; ``draw`` is a random number in [0, 1)."""
+    total = sum(backend.weight for backend in route.backends)
+    if not total:
+        return Deny(Reason.NO_BACKEND, "no backend of the route has a weight", route.name)
+    at = draw * total
+    for backend in route.backends:
+        at -= backend.weight
+        if at < 0:
+            return _usable(backend, route)
+    return _usable(route.backends[-1], route)
+
+
+def _usable(backend: Backend, route: Route) -> Backend | Deny:
+    if backend.fault:
+        return Deny(Reason.NO_BACKEND, f"{backend.name}: {backend.fault}", route.name)
+    if not backend.endpoints:
+        return Deny(Reason.NO_BACKEND, f"{backend.name} has no endpoints", route.name)
+    return backend

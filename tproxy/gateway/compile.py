@@ -1,0 +1,46 @@
+"""From objects to the table that is served, whichever dialect they speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tproxy.core.fields import ConfigError
+from tproxy.core.routes import Table
+from tproxy.gateway import gatewayapi, istio
+from tproxy.gateway.findings import Finding, Findings
+from tproxy.gateway.objects import Object
+from tproxy.gateway.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A table, and what is to be said about its sources."""
+
+    table: Table
+    findings: tuple[Finding, ...]
+    statuses: gatewayapi.Statuses
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Those with which it must not be served."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+
+def compile_table(objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str]) -> Loaded:
+    """Everything that can be used, for a gateway pod with these labels (none: of any)."""
+    findings, things = Findings(), _unique(objects)
+    for error in faults:
+        findings.error(error)
+    registry = Registry(things, findings)
+    served = istio.listeners(things, registry, labels, findings)
+    others, statuses = gatewayapi.listeners(things, registry, findings)
+    for bind, listener in others.items():
+        if served.setdefault(bind, listener) is not listener:
+            findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
+    return Loaded(Table(served), tuple(findings.found), statuses)
+
+
+def _unique(objects: Iterable[Object]) -> list[Object]:
+    """Of an object that stands in several files the last counts, as if they had been applied in order."""
+    return list({(thing.group, thing.kind, *thing.key): thing for thing in objects}.values())

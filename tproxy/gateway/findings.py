@@ -1,0 +1,55 @@
+"""What is said about a configuration besides the table: errors (the object is not used) and warnings (it is)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.gateway.objects import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence with file, line and field."""
+
+    level: str  # error or warning
+    text: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collected while a configuration is compiled."""
+
+    found: list[Finding] = field(default_factory=list)
+
+    def error(self, error: ConfigError) -> None:
+        """An object that cannot be used."""
+        self._add(Finding("error", str(error)))
+
+    def warn(self, thing: Object, path: str, why: str) -> None:
+        """Something that is used, but hardly as its author thinks."""
+        self._add(Finding("warning", str(thing.error(path, why))))
+
+    def _add(self, finding: Finding) -> None:
+        if finding not in self.found:
+            self.found.append(finding)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Those that keep a configuration from being loaded."""
+        return [finding for finding in self.found if finding.level == "error"]
+
+
+def refuse(fields: Fields, names: Iterable[str]) -> None:
+    """ConfigError for a field that exists elsewhere and not here: to ignore it would change what the rule means."""
+    for name in names:
+        if fields.raw(name) not in (None, [], {}):
+            raise fields.error(name, "is not supported by this gateway")
+
+
+def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findings) -> None:
+    """A warning for fields without which a rule still means the same connections."""
+    for name in names:
+        if fields.raw(name) not in (None, [], {}):
+            findings.warn(thing, fields.name(name), "is not supported by this gateway; it is ignored")

@@ -1,0 +1,104 @@
+"""The gateway as a whole: the table of the moment, a listening socket for each of its ports, reload, drain."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tproxy.core.address import Address
+from tproxy.core.reason import Deny, Reason
+from tproxy.core.record import Direction, Record
+from tproxy.core.routes import Bind, Listener, Table
+from tproxy.core.settings import Relay
+from tproxy.gateway.settings import Settings
+from tproxy.kernel.errors import KernelError
+from tproxy.kernel.sock import front_listener
+from tproxy.proxy.compiled import AnyReactor, reactor
+from tproxy.proxy.server import Handler, Server, drain
+
+log = logging.getLogger("tproxy")
+
+
+@dataclass(slots=True)
+class Door:
+    """One port, as its connections see it."""
+
+    gate: Gate
+    bind: Bind
+
+    @property
+    def most(self) -> int:
+        """Connections at once."""
+        return self.gate.settings.connections
+
+    @property
+    def finished(self) -> Callable[[Record], None]:
+        """What is done with a record."""
+        return self.gate.finished
+
+    @property
+    def listener(self) -> Listener | None:
+        """What the port serves now; None when it has just been taken away."""
+        return self.gate.table.listeners.get(self.bind)
+
+
+@dataclass(slots=True)
+class Gate:
+    """Owns the table and the servers. Made inside the event loop."""
+
+    handler: Handler[Door]
+    finished: Callable[[Record], None]
+    settings: Settings
+    table: Table = field(default_factory=Table)
+    reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
+    draining: bool = False
+    _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
+    _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
+    _half_open: Counter[Address] = field(default_factory=Counter)
+
+    def take(self, table: Table) -> None:
+        """Serve this table from now on. KernelError when a port cannot be had: then the one before goes on, whole."""
+        fresh: dict[Bind, Server[Door]] = {}
+        try:
+            for bind in table.listeners.keys() - self._servers.keys():
+                sock = front_listener(bind[0] or self.settings.host, bind[1])
+                fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
+        except KernelError:
+            for server in fresh.values():
+                server.listener.close()
+            raise
+        self.table = table
+        for bind in self._servers.keys() - table.listeners.keys():
+            server = self._servers.pop(bind)
+            server.stop()
+            self._closed.append(server)
+        self._closed = [server for server in self._closed if server.tasks]
+        for server in fresh.values():
+            server.start()
+        self._servers |= fresh
+
+    @contextmanager
+    def half_open(self, source: Address) -> Iterator[Deny | None]:
+        """Count a connection that has not said what it wants; a refusal when its address has too many of them."""
+        if self._half_open[source] >= self.settings.half_open:
+            yield Deny(Reason.SOURCE_LIMIT, f"{self._half_open[source]} connections from {source} have said no hello")
+            return
+        self._half_open[source] += 1
+        try:
+            yield None
+        finally:
+            self._half_open[source] -= 1
+            if not self._half_open[source]:
+                del self._half_open[source]
+
+    def open_connections(self) -> int:
+        """Connections being carried now."""
+        return sum(len(server.tasks) for server in (*self._servers.values(), *self._closed))
+
+    async def stop(self) -> int:
+        """Drain; the number of connections that had to be cut."""
+        self.draining = True
+        return await drain([*self._servers.values(), *self._closed], self.settings.drain)

@@ -1,0 +1,165 @@
+"""Istio's Gateway: servers, checked as Istio's webhook does, and with its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tproxy.core.address import parse_address
+from tproxy.core.config import parse_port
+from tproxy.core.fields import Fields
+from tproxy.core.hostnames import parse_hostname
+from tproxy.core.routes import ServerTls, TlsMode
+from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.objects import Object
+
+GROUP = "networking.istio.io"
+_SUPPORTED = "HTTP, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP"
+_MODES = {
+    "PASSTHROUGH": TlsMode.PASSTHROUGH,
+    "SIMPLE": TlsMode.TERMINATE,
+    "MUTUAL": TlsMode.MUTUAL,
+    "ISTIO_MUTUAL": TlsMode.MUTUAL,
+    "OPTIONAL_MUTUAL": TlsMode.OPTIONAL_MUTUAL,
+}
+# of ServerTLSSettings: read when TLS is ended here; a passthrough server ignores them, as Istio does
+_ENDING = (
+    *("serverCertificate", "privateKey", "caCertificates", "caCrl", "subjectAltNames", "caCertCredentialName"),
+    *("verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion", "cipherSuites"),
+    *("tlsCertificates", "ecdhCurves"),
+)
+
+
+class Family(StrEnum):
+    """What can share a port."""
+
+    HTTP = "HTTP"
+    TLS = "TLS"
+    TCP = "TCP"
+
+
+_FAMILIES = {
+    **dict.fromkeys(("HTTP", "HTTP2", "GRPC", "GRPC-WEB"), Family.HTTP),
+    **dict.fromkeys(("HTTPS", "TLS"), Family.TLS),
+    **dict.fromkeys(("TCP", "MONGO", "REDIS", "MYSQL"), Family.TCP),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server of one Gateway. Hosts are (namespace, pattern); the namespace ``*`` means any."""
+
+    gateway: Object
+    path: str
+    port: int
+    port_name: str
+    protocol: str
+    family: Family
+    bind: str
+    hosts: tuple[tuple[str, str], ...]
+    tls: ServerTls | None
+
+    @property
+    def name(self) -> str:
+        """As it stands in records."""
+        return f"{self.gateway} {self.port_name}"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the backend ends TLS."""
+        return self.tls is not None and self.tls.mode is TlsMode.PASSTHROUGH and self.family is Family.TLS
+
+
+def servers(thing: Object, labels: Mapping[str, str], findings: Findings) -> list[Server]:
+    """The servers of a Gateway for a pod with these labels (none known: for any). ConfigError as the webhook's."""
+    spec = thing.fields("spec")
+    selector = {str(key): str(value) for key, value in spec.inner("selector").data.items()}
+    entries = spec.each("servers")
+    if not entries:
+        raise spec.error("servers", "gateway must have at least one server")
+    found = [_server(thing, entry, findings) for entry in entries]
+    spec.finish()
+    seen: dict[str, int] = {}
+    for index, server in enumerate(found):
+        if seen.setdefault(server.port_name, index) != index:
+            why = f"port names in servers must be unique: duplicate name {server.port_name}"
+            raise spec.error(f"servers[{index}].port.name", why)
+    return found if not labels or selector.items() <= labels.items() else []
+
+
+def _server(thing: Object, entry: Fields, findings: Findings) -> Server:
+    port = entry.inner("port")
+    if entry.raw("port") is None or port.raw("number") is None:
+        raise port.error("number", "port is required: a number from 1 to 65535")
+    number, protocol = port.parsed("number", parse_port, None), port.text("protocol").upper()
+    if protocol not in _FAMILIES:
+        raise port.error("protocol", f"invalid protocol, supported protocols are {_SUPPORTED}, HTTPS, TLS", protocol)
+    if not (port_name := port.text("name")):
+        raise port.error("name", "port name must be set")
+    ignore(thing, port, ("targetPort",), findings)
+    port.finish()
+    if not (hosts := entry.items("hosts", lambda text: _host(text, thing.namespace))):
+        raise entry.error("hosts", "server config must contain at least one host")
+    refuse(entry, ("defaultEndpoint",))
+    entry.text("name")  # of metrics only
+    family = _FAMILIES[protocol]
+    bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
+    tls = _tls(thing, entry, family, findings)
+    entry.finish()
+    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls)
+
+
+def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> ServerTls | None:
+    if entry.raw("tls") is None:
+        if family is Family.TLS:
+            raise entry.error("tls", "server must have TLS settings for HTTPS/TLS protocols")
+        return None
+    tls = entry.inner("tls")
+    redirect = tls.flag("httpsRedirect", False)
+    mode = tls.choice("mode", "PASSTHROUGH", (*_MODES, "AUTO_PASSTHROUGH"))
+    if mode == "AUTO_PASSTHROUGH":
+        raise tls.error("mode", "is not supported by this gateway", mode)
+    secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
+    for key in _ENDING:
+        tls.raw(key)
+    tls.finish()
+    if family is Family.HTTP:
+        if mode != "PASSTHROUGH" or secrets:
+            raise tls.error("mode", "server cannot have TLS settings for plain text HTTP ports", mode)
+        return None
+    if family is Family.TCP:
+        raise entry.error("tls", "server cannot have TLS settings for non HTTPS/TLS ports")
+    if redirect:
+        findings.warn(thing, f"{tls.path}.httpsRedirect", "tls.httpsRedirect should only be used with http servers")
+    _credentials(tls, mode, secrets)
+    if mode == "PASSTHROUGH" and (secrets or any(tls.raw(key) for key in _ENDING)):
+        findings.warn(thing, tls.path, "PASSTHROUGH mode does not use certificates, they will be ignored")
+    return ServerTls(_MODES[mode], secrets)
+
+
+def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
+    """What each mode needs and must not have."""
+    files = tls.raw("serverCertificate") is not None
+    if mode == "ISTIO_MUTUAL" and secrets:
+        raise tls.error("credentialName", "ISTIO_MUTUAL TLS cannot have associated credentialName")
+    if mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not secrets and not tls.raw("tlsCertificates"):
+        if not files:
+            raise tls.error("mode", f"{mode} TLS requires a server certificate", mode)
+        if tls.raw("privateKey") is None:
+            raise tls.error("mode", f"{mode} TLS requires a private key", mode)
+        if mode == "MUTUAL" and tls.raw("caCertificates") is None:
+            raise tls.error("mode", "MUTUAL TLS requires a client CA bundle", mode)
+    if secrets and files:
+        why = "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates"
+        raise tls.error("credentialName", f"{why} should be specified")
+    if mode == "SIMPLE" and tls.raw("caCrl") is not None:
+        raise tls.error("caCrl", "CRL is not supported with SIMPLE TLS")
+
+
+def _host(text: object, namespace: str) -> tuple[str, str]:
+    """``[namespace/]name``; ``.`` is the Gateway's own."""
+    if not isinstance(text, str):
+        raise ValueError("expected a host name")
+    where, slash, host = text.rpartition("/")
+    return (namespace if where == "." else where) if slash else "*", parse_hostname(host)

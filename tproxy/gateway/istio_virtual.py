@@ -1,0 +1,208 @@
+"""Istio's VirtualService and DestinationRule: rules for TLS and TCP, matches, destinations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from tproxy.core.config import parse_port
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.hostnames import covers, is_address, parse_hostname
+from tproxy.core.routes import Backend, BackendTls, ProxyProtocol, Route
+from tproxy.gateway import istio_http
+from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.istio_http import HttpRule
+from tproxy.gateway.objects import Object
+from tproxy.gateway.registry import Registry, full_host
+
+_MESH_ONLY = ("sourceLabels", "sourceNamespace")
+_PROXY = {"V1": ProxyProtocol.V1, "V2": ProxyProtocol.V2}
+
+
+@dataclass(frozen=True, slots=True)
+class L4Match:
+    """Names (none: a TCP match), a port (None: any) and the gateways that it is limited to (none: the rule's)."""
+
+    names: tuple[str, ...]
+    port: int | None
+    gateways: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class L4Rule:
+    """One entry of ``tls`` or ``tcp``."""
+
+    matches: tuple[L4Match, ...]
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Virtual:
+    """A VirtualService. Gateways are ``namespace/name``."""
+
+    thing: Object
+    hosts: tuple[str, ...]
+    gateways: tuple[str, ...]
+    tls: tuple[L4Rule, ...]
+    tcp: tuple[L4Rule, ...]
+    http: tuple[HttpRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a DestinationRule says of a host or of one subset of it."""
+
+    labels: Mapping[str, str]
+    tls: BackendTls | None
+    proxy: ProxyProtocol
+
+
+Policies = dict[tuple[str, str], Policy]  # by host and subset ("" is the host itself)
+
+
+def virtual(thing: Object, registry: Registry, policies: Policies, findings: Findings) -> Virtual:
+    """A VirtualService, checked. ConfigError as the webhook's."""
+    spec = thing.fields("spec")
+    hosts = spec.items("hosts", _host)
+    gateways = tuple(_gateway(text, thing.namespace) for text in spec.items("gateways", str, ["mesh"]))
+    ignore(thing, spec, ("exportTo",), findings)
+    kinds = [key for key in ("http", "tls", "tcp") if spec.raw(key)]
+    if not kinds:
+        raise spec.error("http", "http, tcp or tls must be provided in virtual service")
+    for index, host in enumerate(hosts):
+        if host in hosts[:index]:
+            raise spec.error(f"hosts[{index}]", f"duplicate hosts in virtual service: {host} & {host}")
+    if "*" in hosts and "mesh" in gateways:
+        raise spec.error("hosts", "wildcard host * is not allowed for virtual services bound to the mesh gateway")
+    reader = _Reader(thing, hosts, registry, policies, findings)
+    tls = tuple(reader.rule(entry, "tls") for entry in spec.each("tls"))
+    tcp = tuple(reader.rule(entry, "tcp") for entry in spec.each("tcp"))
+    http = tuple(istio_http.rules(thing, spec, reader.destination, lambda text: _gateway(text, thing.namespace)))
+    spec.finish()
+    return Virtual(thing, hosts, gateways, tls, tcp, http)
+
+
+class _Reader:
+    def __init__(
+        self, thing: Object, hosts: tuple[str, ...], registry: Registry, policies: Policies, findings: Findings
+    ) -> None:
+        self._thing, self._hosts, self._findings = thing, hosts, findings
+        self._registry, self._policies = registry, policies
+
+    def rule(self, entry: Fields, kind: str) -> L4Rule:
+        """One entry of ``tls`` or ``tcp``."""
+        matches = tuple(self._match(match, kind) for match in entry.each("match"))
+        if kind == "tls" and not matches:
+            raise entry.error("match", "TLS match must have at least one SNI host")
+        routes = entry.each("route")
+        if not routes:
+            raise entry.error("route", f"{kind.upper()} route is required")
+        backends = tuple(self.destination(route, len(routes) == 1) for route in routes)
+        if not sum(backend.weight for backend in backends):
+            raise entry.error("route", "total destination weight = 0")
+        entry.finish()
+        return L4Rule(
+            matches or (L4Match((), None, (), entry.path),),
+            Route(self._named(entry), backends, entry.place(entry.path)),
+        )
+
+    def _named(self, entry: Fields) -> str:
+        return f"{self._thing} {entry.path.removeprefix('spec.')}"
+
+    def _match(self, match: Fields, kind: str) -> L4Match:
+        names = match.items("sniHosts", parse_hostname) if kind == "tls" else ()
+        if kind == "tls" and not names:
+            raise match.error("sniHosts", "TLS match must have at least one SNI host")
+        for index, name in enumerate(names):
+            if is_address(name):
+                why = f"using an IP address ({name!r}) goes against SNI spec and most clients do not support this"
+                self._findings.warn(self._thing, f"{match.path}.sniHosts[{index}]", why)
+            if not any(covers(host, name) for host in self._hosts):
+                why = f"SNI host {name!r} is not a compatible subset of any of the virtual service hosts"
+                raise match.error(f"sniHosts[{index}]", f"{why}: [{', '.join(self._hosts)}]")
+        refuse(match, ("destinationSubnets", "sourceSubnet", *_MESH_ONLY))
+        port = match.parsed("port", parse_port, None) if match.raw("port") is not None else None
+        gateways = tuple(_gateway(text, self._thing.namespace) for text in match.items("gateways", str))
+        match.finish()
+        return L4Match(names, port, gateways, match.path)
+
+    def destination(self, route: Fields, alone: bool) -> Backend:
+        """One of a rule's destinations; ``alone`` it gets everything."""
+        weight = route.integer("weight", 0, 0, 2**31 - 1)
+        target = route.inner("destination")
+        if not target.text("host"):
+            raise target.error("host", "is missing")
+        host, subset = full_host(target.parsed("host", _host, None), self._thing.namespace), target.text("subset")
+        number = target.inner("port")
+        port = number.parsed("number", parse_port, None) if number.raw("number") is not None else None
+        for fields in (number, target, route):
+            fields.finish()
+        policy = self._policies.get((host, subset)) or (None if subset else _NOTHING)
+        labels = policy.labels if policy else {}
+        endpoints, fault = self._registry.find(host, port, labels)
+        if policy is None:
+            endpoints, fault = (), f"no DestinationRule has the subset {subset!r}"
+        if fault:
+            self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
+        name = "|".join(("outbound", str(port or ""), subset, host))  # Envoy's name for it, which people grep
+        backend = Backend(name, endpoints, 1 if alone else weight, fault=fault)
+        return replace(backend, tls=policy.tls, proxy=policy.proxy) if policy else backend
+
+
+_NOTHING = Policy({}, None, ProxyProtocol.NONE)
+
+
+def policies(things: Iterable[Object], findings: Findings) -> Policies:
+    """All DestinationRules; of two for one host the first counts."""
+    found: Policies = {}
+    for thing in things:
+        try:
+            for key, policy in _policies(thing, findings).items():
+                found.setdefault(key, policy)
+        except ConfigError as error:
+            findings.error(error)
+    return found
+
+
+def _policies(thing: Object, findings: Findings) -> Policies:
+    spec = thing.fields("spec")
+    host = full_host(spec.parsed("host", _host, None), thing.namespace)
+    refuse(spec, ("workloadSelector",))
+    ignore(thing, spec, ("exportTo",), findings)
+    base = _policy(thing, spec, {}, _NOTHING, findings)
+    found = {(host, ""): base}
+    for entry in spec.each("subsets"):
+        labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
+        if not (name := entry.text("name")):
+            raise entry.error("name", "is missing")
+        found[host, name] = _policy(thing, entry, labels, base, findings)
+        entry.finish()
+    spec.finish()
+    return found
+
+
+def _policy(thing: Object, entry: Fields, labels: Mapping[str, str], base: Policy, findings: Findings) -> Policy:
+    """A subset's policy takes the host's place where it says something."""
+    traffic = entry.inner("trafficPolicy")
+    refuse(traffic, ("portLevelSettings", "tunnel"))
+    ignore(thing, traffic, ("loadBalancer", "connectionPool", "outlierDetection"), findings)
+    tls, proxy = base.tls, base.proxy
+    if traffic.raw("tls") is not None:
+        settings = traffic.inner("tls")
+        mode = settings.choice("mode", "DISABLE", ("DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"))
+        tls = None if mode == "DISABLE" else BackendTls(mode, settings.text("sni"))
+    if traffic.raw("proxyProtocol") is not None:
+        version = traffic.inner("proxyProtocol")
+        proxy = _PROXY[version.choice("version", "V1", _PROXY)]
+        version.finish()
+    traffic.finish()
+    return Policy(labels, tls, proxy)
+
+
+def _gateway(text: str, namespace: str) -> str:
+    return text if "/" in text or text == "mesh" else f"{namespace}/{text}"
+
+
+def _host(text: object) -> str:
+    return str(text) if isinstance(text, str) and is_address(text) else parse_hostname(text)

@@ -1,0 +1,156 @@
+"""Who can be reached: Services with EndpointSlices or Endpoints, and static ServiceEntries, by host and port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tproxy.core.address import Address, Endpoint, parse_address
+from tproxy.core.config import parse_port
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.hostnames import parse_hostname
+from tproxy.gateway.findings import Findings
+from tproxy.gateway.objects import Object
+
+DOMAIN = "svc.cluster.local"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One address of a service on one of its ports."""
+
+    port: str  # the service port's name
+    endpoint: Endpoint
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What stands behind a host."""
+
+    ports: Mapping[int, str]  # number to name
+    members: tuple[Member, ...] = ()
+    fault: str = ""
+
+
+class Registry:
+    """All services by their full host names."""
+
+    def __init__(self, objects: Iterable[Object], findings: Findings) -> None:
+        self.services: dict[str, Service] = {}
+        found = _Collected()
+        for thing in objects:
+            try:
+                match thing.group, thing.kind:
+                    case "", "Service":
+                        found.services.append((thing, thing.fields("spec")))
+                    case "", "Pod":
+                        found.pods[thing.key] = thing.labels
+                    case "", "Endpoints":
+                        found.endpoints(thing)
+                    case "discovery.k8s.io", "EndpointSlice":
+                        found.slice(thing)
+                    case "networking.istio.io", "ServiceEntry":
+                        self._entry(thing)
+            except ConfigError as error:
+                findings.error(error)
+        for thing, spec in found.services:
+            try:
+                self.services[host_of(*reversed(thing.key))] = found.service(thing, spec)
+            except ConfigError as error:
+                findings.error(error)
+
+    def find(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[tuple[Endpoint, ...], str]:
+        """The endpoints of a host's port that have all these labels, or why there are none."""
+        service = self.services.get(host)
+        if service is None:
+            return (), "there is no such Service or ServiceEntry"
+        if service.fault:
+            return (), service.fault
+        if port is None and len(service.ports) != 1:
+            return (), f"has several ports ({_listed(service)}): say which"
+        name = service.ports.get(next(iter(service.ports)) if port is None else port)
+        if name is None:
+            return (), f"has no port {port}; it has {_listed(service)}"
+        members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
+        return tuple(m.endpoint for m in members), "" if members else "has no endpoints that are ready"
+
+    def _entry(self, thing: Object) -> None:
+        spec = thing.fields("spec")
+        fault = ""
+        if spec.raw("workloadSelector") is not None:
+            fault = "its ServiceEntry selects workloads, which is not supported"
+        elif (resolution := spec.text("resolution", "NONE")) != "STATIC":
+            fault = f"its ServiceEntry has resolution {resolution}; only STATIC is supported"
+        ports = {entry.parsed("number", parse_port, None): entry for entry in spec.each("ports")}
+        names = {number: entry.text("name", str(number)) for number, entry in ports.items()}
+        members: list[Member] = []
+        for entry in () if fault else spec.each("endpoints"):
+            own = entry.inner("ports")
+            for number, port in ports.items():
+                target = own.parsed(names[number], parse_port, port.parsed("targetPort", parse_port, number))
+                labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
+                members.append(Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels))
+        for host in spec.some("hosts", parse_hostname):
+            self.services[host] = Service(names, tuple(members), fault)
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What belongs together in Kubernetes stands in several objects."""
+
+    services: list[tuple[Object, Fields]] = field(default_factory=list)
+    pods: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    members: dict[tuple[str, str], list[tuple[str, Endpoint, str]]] = field(default_factory=dict)
+
+    def slice(self, thing: Object) -> None:
+        name = thing.labels.get("kubernetes.io/service-name", "")
+        top, into = thing.fields(), self.members.setdefault((thing.namespace, name), [])
+        if top.text("addressType", "IPv4") == "FQDN":
+            raise top.error("addressType", "is not supported; IPv4 and IPv6 are", "FQDN")
+        for port in top.each("ports"):
+            for entry in top.each("endpoints"):
+                if entry.inner("conditions").flag("ready", True):
+                    pod = entry.inner("targetRef").text("name")
+                    for address in entry.items("addresses", _ip):
+                        into.append((port.text("name"), Endpoint(address, port.parsed("port", parse_port, None)), pod))
+
+    def endpoints(self, thing: Object) -> None:
+        into = self.members.setdefault(thing.key, [])
+        for subset in thing.fields().each("subsets"):
+            for port in subset.each("ports"):
+                for entry in subset.each("addresses"):
+                    where = Endpoint(entry.parsed("ip", _ip, None), port.parsed("port", parse_port, None))
+                    into.append((port.text("name"), where, entry.inner("targetRef").text("name")))
+
+    def service(self, thing: Object, spec: Fields) -> Service:
+        ports = {entry.parsed("port", parse_port, None): entry.text("name") for entry in spec.each("ports")}
+        if spec.text("type", "ClusterIP") == "ExternalName":
+            return Service(ports, (), "is an ExternalName Service, which is not supported")
+        known = self.members.get(thing.key)
+        cluster_ip = spec.text("clusterIP")
+        if known is None and cluster_ip not in ("", "None"):  # its endpoints are kube-proxy's business
+            address = spec.parsed("clusterIP", _ip, None)
+            return Service(ports, tuple(Member(name, Endpoint(address, port)) for port, name in ports.items()))
+        members = (Member(p, where, self.pods.get((thing.namespace, pod), {})) for p, where, pod in known or ())
+        return Service(ports, tuple(members))
+
+
+def host_of(name: str, namespace: str) -> str:
+    """A Service's full name."""
+    return f"{name}.{namespace}.{DOMAIN}"
+
+
+def full_host(host: str, namespace: str) -> str:
+    """As Istio reads a destination: a name without dots is a Service of the rule's namespace."""
+    return host_of(host, namespace) if "." not in host else host
+
+
+def _listed(service: Service) -> str:
+    return ", ".join(map(str, service.ports))
+
+
+def _ip(value: object) -> Address:
+    if not isinstance(value, str):
+        raise ValueError("expected an IP address")
+    return parse_address(value)
