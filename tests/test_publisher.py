@@ -90,6 +90,20 @@ def test_labelled_namespaces_get_the_roots_and_no_others(ca: Ca, cluster: Cluste
     }
 
 
+def test_the_roots_of_another_ca_are_left_to_it(tmp_path: Path, api: ApiServer, cluster: Cluster) -> None:
+    cluster.space("shop")
+    cluster.put("configmaps", "shop", ROOTS, data={"root-cert.pem": "istiod's"})
+    identity = {"istioCa": {"address": "istiod.istio-system.svc:15012"}}
+    ca = injecting(tmp_path, kubernetes=api.config, injection={"roots": ROOTS, "config": {"identity": identity}})
+    try:
+        ca.start()
+        soon(lambda: cluster.bundles() == [bundle(ca)] * 2, "the webhooks have the bundle", ca)
+        assert cluster.roots() == {"shop": "istiod's"}
+        assert not {key for key in cluster.wrote if key[0] == "configmaps"}
+    finally:
+        ca.kill()
+
+
 def test_a_namespace_that_has_the_config_map_keeps_it_up_to_date_without_the_label(ca: Ca, cluster: Cluster) -> None:
     cluster.space("old", inject=False)
     cluster.put("configmaps", "old", ROOTS, data={"root-cert.pem": "of yesterday"})
