@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.pods import JSON, PODS, UNHURRIED, pod
 from tproxy.control.admission import LIMIT, Reply, review
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, inject
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, inject
 
 CLUSTER = Injection()
 PODS_RESOURCE = {"group": "", "version": "v1", "resource": "pods"}

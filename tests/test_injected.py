@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import DOMAIN, LIMITS, PAGE
 from tests.pods import pod
 from tests.test_pod import container, unescaped
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, inject
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, inject
 from tproxy.kernel.privileges import NET_RAW
 from tproxy.world import apps
 from tproxy.world.control import Control

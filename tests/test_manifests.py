@@ -16,10 +16,10 @@ from pods.podman import injection
 from pods.render import Object, containers, find, key, load, render
 from tproxy.control.config import Control
 from tproxy.core.config import Config
-from tproxy.core.injection import NEVER, Injection
-from tproxy.core.pod import Patch, Skip, inject
+from tproxy.core.inject.injection import NEVER, Injection
+from tproxy.core.inject.pod import Patch, Skip, inject
+from tproxy.core.inject.workload import places
 from tproxy.core.settings import IstioCa, Mode, WorkloadApi
-from tproxy.core.workload import places
 
 HERE = Path(__file__).parents[1] / "manifests"
 OVERLAYS = sorted(path.parent for path in HERE.glob("overlays/*/kustomization.yaml"))

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pods import JSON, PODS, UNHURRIED, pod
-from tproxy.core import jsonpatch as ours
 from tproxy.core.config import Config, Mode
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, Refusal, Skip, inject
+from tproxy.core.inject import jsonpatch as ours
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, Refusal, Skip, inject
 from tproxy.core.settings import Files, IstioCa
 
 CLUSTER = Injection()

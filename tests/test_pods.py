@@ -21,9 +21,9 @@ from pods.adapt import playable
 from pods.render import find, render
 from tproxy.admin.http import Asked
 from tproxy.admin.probes import Probes
-from tproxy.core import checks
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, inject
+from tproxy.core.inject import checks
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, inject
 from tproxy.world import health
 
 HERE = Path(__file__).parents[1]

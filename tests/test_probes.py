@@ -18,8 +18,8 @@ from tests.certs import twisted
 from tproxy.admin.http import serve
 from tproxy.admin.probes import Probes
 from tproxy.cli import main
-from tproxy.core import checks
 from tproxy.core.fields import ConfigError
+from tproxy.core.inject import checks
 
 PATH = "/app-health/web/readyz"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

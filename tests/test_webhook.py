@@ -24,8 +24,8 @@ from tests.webhook import NAME, UID, Caller, caller, golden, injecting, patched,
 from tproxy.control import admission, authority, rotation
 from tproxy.control.webhook import LARGE, MANY, OF_ONE
 from tproxy.control.webhook_config import WebhookConfig
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, Refusal, inject
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, Refusal, inject
 from tproxy.world.process import wait_for
 
 REVIEW = asked(pod(), uid=UID)

@@ -15,7 +15,7 @@ import jsonpatch
 import yaml
 
 from tests.control import Ca, free_port
-from tproxy.core.workload import places
+from tproxy.core.inject.workload import places
 
 NAME = "tproxy-control.tproxy-system.svc"
 GOLDEN = Path(__file__).parent / "golden" / "inject"

@@ -17,8 +17,8 @@ import h11
 
 from tproxy.admin.http import Answer, Asked
 from tproxy.core.address import parse_address
-from tproxy.core.checks import Check, GrpcCheck, HttpCheck, TcpCheck
-from tproxy.core.probes import KEY_HEADER
+from tproxy.core.inject.checks import Check, GrpcCheck, HttpCheck, TcpCheck
+from tproxy.core.inject.probes import KEY_HEADER
 
 _AGENT = "kube-probe/tproxy"  # applications leave kube-probe out of their logs
 _SERVING = 1  # grpc.health.v1.HealthCheckResponse

@@ -15,7 +15,7 @@ from tproxy.cli import Verbs
 from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
-    from tproxy.core.injection import Injection
+    from tproxy.core.inject.injection import Injection
 
 EXAMPLES = """examples:
   tproxy inject -f app.yaml | kubectl apply -f -
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Injection:
     from tproxy.cli.documents import read_yaml
-    from tproxy.core.injection import Injection
+    from tproxy.core.inject.injection import Injection
 
     settings = Injection.parse(read_yaml(args.settings), args.settings) if args.settings else Injection()
     if args.image is not None:
@@ -109,7 +109,7 @@ def _json(text: str, name: str, settings: Injection, told: Told) -> str:
     operations = list(_operations(document, name, settings, told))
     if not operations:
         return text
-    from tproxy.core.jsonpatch import apply
+    from tproxy.core.inject.jsonpatch import apply
 
     return json.dumps(apply(document, operations), indent=2, ensure_ascii=False) + "\n"
 
@@ -155,9 +155,9 @@ def _document(body: str, name: str, settings: Injection, told: Told) -> str:
 
 def _operations(document: Any, name: str, settings: Injection, told: Told) -> Iterator[dict[str, Any]]:
     """What is to change in one document; the rest goes to stderr."""
-    from tproxy.core.jsonpatch import pointer
-    from tproxy.core.pod import Patch, Refusal, Skip, inject
-    from tproxy.core.workload import places
+    from tproxy.core.inject.jsonpatch import pointer
+    from tproxy.core.inject.pod import Patch, Refusal, Skip, inject
+    from tproxy.core.inject.workload import places
 
     for place in places(document):
         pod = place.look(document)

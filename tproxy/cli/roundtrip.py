@@ -16,7 +16,7 @@ from yaml.nodes import ScalarNode
 from yaml.resolver import Resolver
 
 from tproxy.core.fields import ConfigError
-from tproxy.core.jsonpatch import apply
+from tproxy.core.inject.jsonpatch import apply
 
 _OLD, _PLAIN, _TEXT = Resolver(), (True, False), "tag:yaml.org,2002:str"  # of YAML 1.1
 _LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)(- +)", re.MULTILINE)

@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
     from tproxy.admin.probes import Probes
-    from tproxy.core import checks
-    from tproxy.core.probes import PROBERS
+    from tproxy.core.inject import checks
+    from tproxy.core.inject.probes import PROBERS
     from tproxy.identity import open as sources
     from tproxy.kernel import privileges
     from tproxy.proxy import sidecar  # noqa: F401

@@ -10,9 +10,9 @@ from typing import Any
 
 from tproxy.cli.documents import documents, one_yaml, read_text, read_yaml
 from tproxy.core.config import Config
-from tproxy.core.containers import CONFIG
 from tproxy.core.effective import settle
 from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.inject.containers import CONFIG
 from tproxy.core.manifest import Manifest, manifests, policy_paths
 
 _YAML = (".yaml", ".yml", ".json")

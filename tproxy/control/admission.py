@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from tproxy.core.fields import ConfigError
-from tproxy.core.injection import Injection
-from tproxy.core.pod import Patch, Refusal, Result, Skip, inject
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.pod import Patch, Refusal, Result, Skip, inject
 
 API = "admission.k8s.io/v1"
 LIMIT = 6 << 20  # bytes: the API server takes objects of 3 MiB, and a review may hold two

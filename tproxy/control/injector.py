@@ -14,7 +14,7 @@ from tproxy.control.record import Reviewed
 from tproxy.control.serving import Serving
 from tproxy.control.webhook import Webhook
 from tproxy.control.webhook_config import WebhookConfig
-from tproxy.core.injection import Injection
+from tproxy.core.inject.injection import Injection
 from tproxy.kernel.sock import plain_listener
 
 log = logging.getLogger("tproxy")

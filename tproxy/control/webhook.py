@@ -24,7 +24,7 @@ from tproxy.control import admission, https
 from tproxy.control.admission import Reply, review
 from tproxy.control.https import Link
 from tproxy.control.record import Reviewed
-from tproxy.core.injection import Injection
+from tproxy.core.inject.injection import Injection
 
 log = logging.getLogger("tproxy")
 CONNECTIONS = 512  # at once

@@ -9,7 +9,7 @@ from typing import Any
 
 from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.core.injection import Injection
+from tproxy.core.inject.injection import Injection
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _VALUE = r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tproxy import __version__
-from tproxy.core import checks, containers, shape
-from tproxy.core.annotations import STATUS, opted
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
-from tproxy.core.guard import check_clashes, drop_net_raw, scraped
-from tproxy.core.injection import INIT, SIDECAR, Injection
-from tproxy.core.jsonpatch import Operation, copied, diff
-from tproxy.core.latecomers import settle
-from tproxy.core.probes import PROBERS, Rewriting, network_probes
+from tproxy.core.inject import checks, containers, shape
+from tproxy.core.inject.annotations import STATUS, opted
+from tproxy.core.inject.guard import check_clashes, drop_net_raw, scraped
+from tproxy.core.inject.injection import INIT, SIDECAR, Injection
+from tproxy.core.inject.jsonpatch import Operation, copied, diff
+from tproxy.core.inject.latecomers import settle
+from tproxy.core.inject.probes import PROBERS, Rewriting, network_probes
+from tproxy.core.inject.sidecar_config import sidecar_config
+from tproxy.core.inject.wishes import Wishes, wishes
 from tproxy.core.settings import Mode
-from tproxy.core.sidecar_config import sidecar_config
-from tproxy.core.wishes import Wishes, wishes
 
 
 @dataclass(frozen=True, slots=True)

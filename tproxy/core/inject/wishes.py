@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tproxy.core.address import parse_network
-from tproxy.core.annotations import EVERY, ISTIO, PORTS, PREFIX, RANGES, Annotations
 from tproxy.core.config import Mode, Outside, parse_port
-from tproxy.core.injection import Resources, parse_quantity, size
+from tproxy.core.inject.annotations import EVERY, ISTIO, PORTS, PREFIX, RANGES, Annotations
+from tproxy.core.inject.injection import Resources, parse_quantity, size
 
 _LEVELS = ("debug", "info")
 _ISTIO_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")  # Envoy's

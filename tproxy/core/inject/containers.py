@@ -26,10 +26,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tproxy.core.config import Config
-from tproxy.core.injection import INIT, SIDECAR, Injection, Resources
-from tproxy.core.probes import PROBERS
+from tproxy.core.inject.injection import INIT, SIDECAR, Injection, Resources
+from tproxy.core.inject.probes import PROBERS
+from tproxy.core.inject.wishes import Wishes
 from tproxy.core.settings import IstioCa, WorkloadApi
-from tproxy.core.wishes import Wishes
 
 CONFIG = "TPROXY_CONFIG"  # environment: the sidecar's configuration, as YAML; JSON is YAML
 SECRET_PATH = "/var/run/secrets/tproxy"

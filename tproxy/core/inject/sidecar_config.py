@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.core import containers
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
-from tproxy.core.injection import Injection
-from tproxy.core.jsonpatch import copied
+from tproxy.core.inject import containers
+from tproxy.core.inject.injection import Injection
+from tproxy.core.inject.jsonpatch import copied
+from tproxy.core.inject.wishes import Wishes
 from tproxy.core.settings import IstioCa
-from tproxy.core.wishes import Wishes
 
 _GRACE = 30  # terminationGracePeriodSeconds where none is said
 

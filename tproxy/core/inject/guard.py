@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tproxy.core.annotations import EVERY, PREFIX
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
-from tproxy.core.injection import INIT, SIDECAR
+from tproxy.core.inject.annotations import EVERY, PREFIX
+from tproxy.core.inject.injection import INIT, SIDECAR
 from tproxy.core.settings import Mode
 
 _KINDS = ("initContainers", "containers")

@@ -11,14 +11,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tproxy.core import checks
 from tproxy.core.config import Config
-from tproxy.core.containers import env, read_env
-from tproxy.core.guard import check_clashes, drop_net_raw
-from tproxy.core.injection import INIT, SIDECAR, Injection
-from tproxy.core.jsonpatch import copied
-from tproxy.core.probes import PROBERS, Rewriting
-from tproxy.core.wishes import Wishes
+from tproxy.core.inject import checks
+from tproxy.core.inject.containers import env, read_env
+from tproxy.core.inject.guard import check_clashes, drop_net_raw
+from tproxy.core.inject.injection import INIT, SIDECAR, Injection
+from tproxy.core.inject.jsonpatch import copied
+from tproxy.core.inject.probes import PROBERS, Rewriting
+from tproxy.core.inject.wishes import Wishes
 
 _KINDS = ("initContainers", "containers")
 
