@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tproxy.cli import main
+from tproxy.core.hello import Hello
 from tproxy.core.http_routes import Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
@@ -20,6 +21,7 @@ from tproxy.core.routes import (
     TcpListener,
     Terminate,
     TlsListener,
+    by_hello,
     by_sni,
     choose,
 )
@@ -283,6 +285,17 @@ def test_a_thousand_routes_are_read_in_a_few_seconds_and_found_at_once() -> None
     loaded = load(GATEWAY, SERVICES, many)
     assert time.process_time() - began < 5
     assert route_of(loaded, "n999.example.com") == "VirtualService shop/v999 tls[0]"
+
+
+def test_an_annotation_names_the_solver_of_challenges_in_the_gateway_s_own_namespace() -> None:
+    here = GATEWAY.replace("namespace: istio-system", "namespace: shop").replace(
+        "  name: gw\n", '  name: gw\n  annotations: {tproxy.dev/acme-tls-backend: "web:443"}\n'
+    )
+    hello = Hello("ended.example.com", ("acme-tls/1",), (0x304,), ())
+    found = by_hello(tls(load(here, SERVICES)), hello)
+    assert isinstance(found, Passthrough) and len(found.route.backends[0].endpoints) == 2
+    wrong = said(load(here.replace("web:443", "web"), SERVICES))
+    assert "metadata.annotations.tproxy.dev/acme-tls-backend: 'web': expected a port" in wrong
 
 
 HTTP = """

@@ -44,7 +44,7 @@ def listeners(
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(virtuals, kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
-    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, findings), findings):
+    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
         for server in found:
             _merge(ports.setdefault((server.bind, server.port), []), server, findings)
     return {bind: _listener(bind[1], found, bound, findings) for bind, found in ports.items()}
@@ -153,10 +153,10 @@ def _ended(server: Server, bound: Bound) -> Chain:
     """We end TLS; a TLS server carries bytes on, an HTTPS server requests."""
     assert server.tls is not None
     if server.protocol == "HTTPS":
-        return Terminate(server.name, server.tls, _requests([server], bound))
+        return Terminate(server.name, server.tls, _requests([server], bound), server.acme)
     if (route := _tcp(server, bound)) is None:
-        return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}")
-    return Terminate(server.name, server.tls, route)
+        return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}", server.acme)
+    return Terminate(server.name, server.tls, route, server.acme)
 
 
 def _requests(found: list[Server], bound: Bound) -> HttpTable:
