@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             str(verb.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
         )
+    gc.collect()  # what the YAML was: keys were in it
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
