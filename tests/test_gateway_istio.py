@@ -176,6 +176,22 @@ def test_a_gateway_that_selects_other_pods_is_not_served() -> None:
     assert not load(GATEWAY, VIRTUAL, SERVICES, labels={"istio": "egressgateway"}).table.listeners
 
 
+def test_a_port_of_the_service_that_selects_this_pod_is_listened_to_at_its_target() -> None:
+    own = """
+apiVersion: v1
+kind: Service
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  ports: [{name: https, port: 443, targetPort: 8443}, {name: tcp, port: 31400, targetPort: tcp}]
+"""
+    loaded = load(GATEWAY, VIRTUAL, SERVICES, own, labels={"istio": "ingressgateway"})
+    assert sorted(port for _, port in loaded.table.listeners) == [8443, 31400]
+    assert tls(loaded, 8443).port == 443
+    assert "spec.ports[1].targetPort: Service istio-system/istio-ingressgateway: is a name" in said(loaded)
+    assert sorted(port for _, port in load(GATEWAY, own).table.listeners) == [443, 31400]
+
+
 def test_the_oldest_of_two_routes_for_a_name_gets_it_and_the_other_is_told() -> None:
     old = VIRTUAL.replace("name: web, name", 'name: zz, creationTimestamp: "2020-01-01T00:00:00Z", name')
     loaded = load(GATEWAY, VIRTUAL, old, SERVICES)

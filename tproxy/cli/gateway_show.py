@@ -57,8 +57,8 @@ def explain(args: argparse.Namespace) -> int:
     request = Request(host, args.path, args.method, "https" if args.sni else "http") if args.host else None
     answers = [
         told(listener, args.sni or args.host, request)
-        for (_, port), listener in _listeners(loaded)
-        if (args.port == port if args.port else _asked(args, listener))
+        for _, listener in _listeners(loaded)
+        if (args.port == listener.port if args.port else _asked(args, listener))
     ]
     if args.json:
         plain = [
