@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 
+from tests.objects import Cluster
 from tproxy.control import authority
 from tproxy.control.authority import Pair
 from tproxy.core.identity import SpiffeId
@@ -41,7 +42,8 @@ class _Quiet(ThreadingHTTPServer):
 class ApiServer:
     """Pods by (namespace, name); ``twist`` may change an answer before it is sent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.cluster = Cluster()
         self.pods: dict[tuple[str, str], dict[str, Any]] = {}
         self.seen: list[str] = []  # method and path of each request
         self.lags = False  # a review that does not know yet that a pod was deleted
@@ -58,8 +60,9 @@ class ApiServer:
         (folder / "api-token").write_text(RIGHT)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "api.pem")
-        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
+        self._server = _Quiet(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
+        self.port = self._server.server_port
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
@@ -125,7 +128,11 @@ class ApiServer:
         name = f"system:serviceaccount:{inside['namespace']}:{inside['serviceaccount']['name']}"
         return {"authenticated": True, "audiences": common, "user": {"username": name, "extra": extra}}
 
-    def answer(self, method: str, target: str, body: bytes) -> tuple[int, Any]:
+    def collection(self, handler: BaseHTTPRequestHandler) -> bool:
+        """Whether this was a list or a watch of everything, and has been answered."""
+        return False
+
+    def answer(self, method: str, target: str, body: bytes, kind: str = "") -> tuple[int, Any]:
         """Status and document."""
         url = urlsplit(target)
         if (method, url.path) == ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"):
@@ -139,7 +146,7 @@ class ApiServer:
             node = parse_qs(url.query)["fieldSelector"][0].removeprefix("spec.nodeName=")
             inside = [pod for (space, _), pod in self.pods.items() if space == parts[3]]
             return 200, {"items": [pod for pod in inside if pod["spec"]["nodeName"] == node]}
-        return 404, {}
+        return self.cluster.answer(method, url, body, kind)
 
 
 def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
@@ -152,11 +159,17 @@ def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self._serve()
 
+        def do_PATCH(self) -> None:
+            self._serve()
+
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             api.seen.append(f"{self.command} {self.path}")
             allowed = self.headers["authorization"] == f"Bearer {RIGHT}"
-            status, document = api.answer(self.command, self.path, body) if allowed else (401, {})
+            if allowed and self.command == "GET" and api.collection(self):
+                return
+            kind = self.headers["content-type"] or ""
+            status, document = api.answer(self.command, self.path, body, kind) if allowed else (401, {})
             data = json.dumps(document).encode()
             if api.twist is not None:
                 status, data = api.twist(status, document)

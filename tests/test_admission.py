@@ -168,6 +168,13 @@ def test_what_is_no_review_is_an_http_error_with_a_sentence(body: bytes, message
     assert message in reply.body.decode()
 
 
+@pytest.mark.parametrize("depth", [100, 500, 900, 5000])
+def test_a_review_that_is_nested_deeply_gets_an_answer(depth: int) -> None:
+    nested = '{"a":' * depth + "1" + "}" * depth
+    reply = review(asked(pod(deep="DEEP")).replace(b'"DEEP"', nested.encode()), CLUSTER)
+    assert reply.status == (200 if depth == 100 else 400)
+
+
 def test_a_huge_review_is_not_read() -> None:
     assert review(b" " * (LIMIT + 1), CLUSTER).status == 413
 

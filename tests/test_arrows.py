@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -195,3 +196,10 @@ def test_an_import_is_found_however_it_is_written(source: str, found: list[str])
 )
 def test_a_look_at_the_process_is_found_however_it_is_written(source: str, count: int) -> None:
     assert len(list(reads_of_process(ast.parse(source)))) == count
+
+
+def test_the_command_line_by_itself_loads_nothing_heavy() -> None:
+    """Each verb imports what it needs when it runs: a sidecar must not pay for the authority's memory."""
+    code = "import sys; from tproxy.cli import parser; parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sqlite3", "grpc", "cryptography", "OpenSSL", "yaml", "h11", "pyroute2"} & set(loaded)

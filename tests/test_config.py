@@ -14,6 +14,7 @@ from tproxy.core.capture import Capture
 from tproxy.core.config import Config, Files, Limits, Marks, MeshRule, Mode, Outside, Ports, parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import IdPattern
+from tproxy.core.manifest import Workload
 from tproxy.core.policy import Policy, Rule
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMHcCAQEEIG9uZSBzZWNyZXQ=\n-----END PRIVATE KEY-----\n"
@@ -59,6 +60,8 @@ WHOLE: dict[str, Any] = {
     },
     "uid": 1000,
     "gid": 1001,
+    "workload": {"namespace": "shop", "labels": {"app": "web"}, "rootNamespace": "mesh"},
+    "policies": ["/policies", "/more/one.yaml"],
 }
 
 
@@ -124,6 +127,9 @@ def test_every_field_is_read() -> None:
         limits=Limits(1.5, 0.2, 3, 4, 5, 6, 7),
         uid=1000,
         gid=1001,
+        workload=Workload("shop", {"app": "web"}, "mesh"),
+        policies=("/policies", "/more/one.yaml"),
+        modes_said="inbound.mode",
     )
 
 
@@ -416,3 +422,27 @@ def test_ids_without_a_trust_domain_are_of_ours() -> None:
         "spiffe://example.org/ns/shop/sa/web",
         "spiffe://example.org/ns/*/sa/db",
     ]
+
+
+# the directory
+
+
+def test_a_directory_is_an_address_and_what_its_certificate_says() -> None:
+    found = Config.parse({"directory": {"address": "tproxy-control.tproxy-system.svc:15013"}}).directory
+    assert found is not None
+    assert (found.address, found.server_name, found.timeout) == ("tproxy-control.tproxy-system.svc:15013", "", 10)
+    assert Config.parse({}).directory is None
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({}, "directory.address"),
+        ({"address": "control"}, "directory.address"),
+        ({"address": "control:15013", "timeout": -1}, "directory.timeout"),
+        ({"address": "control:15013", "serverNmae": "control"}, "directory.serverNmae.*serverName"),
+    ],
+)
+def test_a_directory_that_cannot_be_dialled_is_refused_by_name(section: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        Config.parse({"directory": section})

@@ -10,7 +10,7 @@ import pytest
 
 from tproxy.cli import main, parser
 from tproxy.cli.control import effective
-from tproxy.control.config import NAMES, Control
+from tproxy.control.config import NAMES, Control, Directory
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
 
@@ -48,6 +48,34 @@ def test_kubernetes_with_its_defaults_needs_one_word() -> None:
     assert Control.parse({"kubernetes": {"enabled": False}}).kubernetes is None
 
 
+def test_without_injection_there_is_no_webhook_and_with_it_the_certificate_has_its_services_name() -> None:
+    assert Control.parse({}).webhook is None
+    found = Control.parse({"injection": {"namespace": "mesh"}, "webhook": {"service": "hook", "namespaces": ""}})
+    assert found.webhook and (found.webhook.port, found.webhook.configuration) == (15017, "tproxy-injector")
+    assert found.names == (*Control.parse({}).names, "hook.mesh.svc")
+    assert Control.parse({"injection": {}}).names == Control.parse({}).names
+
+
+def test_the_tokens_of_injected_pods_are_for_this_authority_unless_something_else_is_said() -> None:
+    audiences = [
+        found.injection.audience
+        for injection in ({}, {"token": {"audience": "theirs"}}, {"token": {"seconds": 600}})
+        if (found := Control.parse({"audience": "mine", "injection": injection}).webhook)
+    ]
+    assert audiences == ["mine", "theirs", "mine"]
+
+
+def test_a_sidecar_with_certificates_of_another_authority_may_be_of_another_trust_domain() -> None:
+    own = {"trustDomain": "theirs", "identity": {"workloadApi": {"socket": "unix:///x"}}}
+    for injection in ({"config": own}, {"secret": "certs", "config": {"trustDomain": "theirs"}}):
+        found = Control.parse({"injection": injection}).webhook
+        assert found and found.settled("ours", True).config["trustDomain"] == "theirs"
+    found = Control.parse({"injection": {"config": {"trustDomain": "theirs"}}}).webhook
+    assert found
+    with pytest.raises(ConfigError, match=r"injection\.config\.trustDomain: 'theirs': sidecars get their certificates"):
+        found.settled("ours", True)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -64,6 +92,14 @@ def test_kubernetes_with_its_defaults_needs_one_word() -> None:
         ({"kubernetes": {"tokenfile": "x"}}, "kubernetes.tokenfile: unknown field; did you mean 'tokenFile'?"),
         ({"impersonators": ["ztunnel"]}, "impersonators[0]: 'ztunnel'"),
         ({"limits": {"deadline": 0}}, "limits.deadline: 0"),
+        ({"webhook": {"port": 1}}, "webhook: there is no webhook without injection: {}"),
+        ({"injection": {}, "webhook": {"prot": 1}}, "webhook.prot: unknown field; did you mean 'port'?"),
+        ({"injection": {}, "webhook": {"port": 15012}}, "webhook.port: 15012: the port is taken by listen"),
+        ({"injection": {}, "webhook": {"service": "A"}}, "webhook.service: 'A': expected the name of an object"),
+        ({"injection": {}, "webhook": {"namespaces": "a b"}}, "webhook.namespaces: 'a b': expected a label"),
+        ({"injection": {"imge": "x"}}, "injection: imge: unknown field; did you mean 'image'?"),
+        ({"injection": {"config": {"egres": 1}}}, "injection: config: egres: unknown field; did you mean 'egress'?"),
+        ({"injection": [1]}, "injection: [1]: expected a mapping"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_field(data: dict[str, Any], said: str) -> None:
@@ -101,3 +137,14 @@ def test_a_server_to_which_nobody_could_come_does_not_start(tmp_path: Path) -> N
     path.write_text("dir: x\njoinTokens: false\n")
     with pytest.raises(ConfigError, match="nobody could come"):
         effective(parser().parse_args(["control", "--config", str(path)]))
+
+
+def test_the_directory_reads_pods_from_kubernetes_and_has_a_port_of_its_own() -> None:
+    assert Control.parse({"kubernetes": {}, "directory": {}}).directory == Directory(15013, 10_000)
+    assert Control.parse({"kubernetes": {}}).directory is None
+    with pytest.raises(ConfigError, match="directory: needs the section kubernetes"):
+        Control.parse({"directory": {}})
+    with pytest.raises(ConfigError, match="directory: needs the section kubernetes"):
+        Control.parse({"directory": {}, "kubernetes": {"enabled": False}})
+    with pytest.raises(ConfigError, match=r"directory.port: 15012: the port is taken by listen"):
+        Control.parse({"kubernetes": {}, "directory": {"port": 15012}})

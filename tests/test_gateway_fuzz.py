@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_gateway_istio import GATEWAY, HTTP, SERVICES, VIRTUAL
-from tproxy.core.explain import lines, told
 from tproxy.core.http_routes import Request
+from tproxy.core.route_explain import lines, told
 from tproxy.gateway.compile import compile_table
 from tproxy.gateway.objects import Object, parse
 

@@ -201,6 +201,26 @@ def test_a_watch_sees_a_link_that_was_swapped_and_a_file_that_came_and_went(tmp_
     assert watch.changed() and not watch.changed()
 
 
+def test_a_watch_looks_into_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    watch = Watch([str(folder)])
+    assert not watch.changed()
+    (folder / "a.yaml").write_text("one")
+    assert watch.changed() and not watch.changed()
+    (folder / "a.yaml").write_text("in place")
+    assert watch.changed() and not watch.changed()
+    (folder / "0-dangling").symlink_to("nowhere")
+    assert watch.changed()
+    (folder / "a.yaml").write_text("behind one that cannot be looked at")
+    assert watch.changed() and not watch.changed()
+    (folder / "0-dangling").unlink()
+    (folder / "a.yaml").unlink()
+    assert watch.changed() and not watch.changed()
+    folder.rmdir()
+    assert watch.changed() and not watch.changed()
+
+
 def test_a_key_of_another_type_is_a_mismatch_too(files: Files) -> None:
     command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
     Path(files.key).write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)

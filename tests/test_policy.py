@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tproxy.core.address import Address, parse_address, parse_network
+from tproxy.core.conditions import Call
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow, Policy, Rule
 from tproxy.core.reason import Deny, Reason
@@ -36,13 +37,18 @@ rules = st.builds(
 policies = st.lists(rules, max_size=4).map(lambda made: Policy(tuple(made)))
 
 
+def call(port: int, peer: SpiffeId | None, source: Address) -> Call:
+    """What our own rules look at; they do not ask for the target."""
+    return Call(port, peer, source, HERE)
+
+
 def reason_of(answer: Allow | Deny) -> Reason | None:
     return answer.reason if isinstance(answer, Deny) else None
 
 
 @given(ports, callers, sources)
 def test_without_rules_everyone_is_allowed(port: int, caller: SpiffeId | None, source: Address) -> None:
-    assert Policy(()).check(port, caller, source) == Allow(f"default: no rule selects port {port}")
+    assert Policy(()).check(call(port, caller, source)) == Allow(f"default: no rule selects port {port}")
 
 
 @given(policies, ports, callers, sources)
@@ -51,7 +57,7 @@ def test_a_port_that_no_rule_selects_is_open_and_one_that_a_rule_selects_needs_a
 ) -> None:
     selecting = [rule for rule in policy.rules if rule.selects(port)]
     allowing = [rule for rule in selecting if rule.allows(caller, source)]
-    match policy.check(port, caller, source):
+    match policy.check(call(port, caller, source)):
         case Allow(rule):
             assert (not selecting and rule.startswith("default")) or rule == allowing[0].name
         case Deny(reason, why, rule):
@@ -65,7 +71,9 @@ def test_a_rule_for_other_ports_changes_nothing(
     policy: Policy, rule: Rule, port: int, caller: SpiffeId | None, source: Address
 ) -> None:
     if not rule.selects(port):
-        assert Policy((rule, *policy.rules)).check(port, caller, source) == policy.check(port, caller, source)
+        assert Policy((rule, *policy.rules)).check(call(port, caller, source)) == policy.check(
+            call(port, caller, source)
+        )
 
 
 @given(policies, ports, callers, sources)
@@ -73,7 +81,7 @@ def test_the_order_of_the_rules_does_not_matter(
     policy: Policy, port: int, caller: SpiffeId | None, source: Address
 ) -> None:
     turned = Policy(policy.rules[::-1])
-    assert reason_of(turned.check(port, caller, source)) == reason_of(policy.check(port, caller, source))
+    assert reason_of(turned.check(call(port, caller, source))) == reason_of(policy.check(call(port, caller, source)))
 
 
 @given(rules, sources)
@@ -96,17 +104,17 @@ def test_every_given_condition_must_hold_and_one_value_of_each_is_enough(
 def test_a_rule_without_conditions_allows_everyone_on_every_port(
     port: int, caller: SpiffeId | None, source: Address
 ) -> None:
-    assert Policy((Rule("open"),)).check(port, caller, source) == Allow("open")
+    assert Policy((Rule("open"),)).check(call(port, caller, source)) == Allow("open")
 
 
 def test_a_rule_that_selects_the_port_denies_everyone_it_does_not_name() -> None:
     policy = Policy((Rule("only-web", frozenset({80}), (IdPattern.parse("ns/shop/sa/web", "cluster.local"),)),))
-    assert policy.check(80, WEB, HERE) == Allow("only-web")
-    assert policy.check(80, DB, HERE) == Deny(Reason.POLICY, f"{DB} at 10.0.0.7 is not allowed", "only-web")
-    assert policy.check(80, None, HERE) == Deny(
+    assert policy.check(call(80, WEB, HERE)) == Allow("only-web")
+    assert policy.check(call(80, DB, HERE)) == Deny(Reason.POLICY, f"{DB} at 10.0.0.7 is not allowed", "only-web")
+    assert policy.check(call(80, None, HERE)) == Deny(
         Reason.POLICY, "a caller without identity at 10.0.0.7 is not allowed", "only-web"
     )
-    assert reason_of(policy.check(81, DB, HERE)) is None
+    assert reason_of(policy.check(call(81, DB, HERE))) is None
 
 
 def test_a_namespace_is_one_of_our_ids_form_and_not_any_second_segment() -> None:

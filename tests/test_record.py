@@ -45,6 +45,8 @@ records = st.builds(
     sent=sizes,
     received=sizes,
     ended_by=hostile,
+    dry_run=hostile,
+    audit=hostile,
 )
 
 

@@ -99,7 +99,7 @@ def test_a_connection_is_cut_when_its_certificates_have_expired_and_new_ones_go_
         began = time.monotonic()
         assert is_alive(sock)
         assert is_cut(sock, 12)
-        assert 3 < time.monotonic() - began < 9
+        assert 1.5 < time.monotonic() - began < 12  # the certificate may be in the middle of its life
     cuts = wait_for(
         lambda: [r for s in (short.server, short.caller) for r in s.records() if r["outcome"] == "cut"], 5, "a cut"
     )

@@ -10,14 +10,22 @@ from enum import Enum
 from typing import Any
 
 from tproxy.core import pem
+from tproxy.core.conditions import Text
 from tproxy.core.config import Config
+from tproxy.core.directory import Entries
 from tproxy.core.identity import IdPattern, Snapshot
 from tproxy.core.x509 import Malformed, leaf_facts
 
 
-def config_dump(config: Config, snapshot: Snapshot) -> dict[str, Any]:
-    """Config and identity in plain types; sets are sorted so that two dumps can be compared."""
-    return {"config": _plain(config), "identity": {**_svid(snapshot), "trust_domains": sorted(snapshot.bundles)}}
+def config_dump(config: Config, snapshot: Snapshot, directory: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Config, identity and how the directory does, in plain types; sets are sorted so that two dumps compare."""
+    identity = {**_svid(snapshot), "trust_domains": sorted(snapshot.bundles)}
+    return {"config": _plain(config), "identity": identity, "directory": directory}
+
+
+def directory_dump(status: Mapping[str, Any], entries: Entries) -> dict[str, Any]:
+    """All that is known of others, by address."""
+    return {"status": dict(status), "entries": {str(address): _plain(entry) for address, entry in entries.items()}}
 
 
 def identity_dump(status: Mapping[str, Any], snapshot: Snapshot | None) -> dict[str, Any]:
@@ -44,7 +52,7 @@ def _root(block: bytes) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, IdPattern):
+    if isinstance(value, IdPattern | Text):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

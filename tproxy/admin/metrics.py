@@ -55,6 +55,17 @@ class Metrics:
         self._live.set_function(open_connections)
         self._failing.set_function(failures)
 
+    def watch_directory(
+        self, entries: Callable[[], int], updated: Callable[[], float], lost: Callable[[], int]
+    ) -> None:
+        """Where the size of the directory, the time of its last update, and failures in a row come from."""
+        for name, text, ask in (
+            ("entries", "Addresses that the directory knows.", entries),
+            ("updated_timestamp_seconds", "When it last said something.", updated),
+            ("failures", "Failed connections to it in a row; 0 while it is followed.", lost),
+        ):
+            Gauge(f"tproxy_directory_{name}", text, registry=self.registry).set_function(ask)
+
     def finished(self, record: Record) -> None:
         """Count one connection."""
         reason = record.reason.value if record.reason else ""

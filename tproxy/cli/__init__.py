@@ -23,6 +23,7 @@ VERBS = (
     "cleanup",
     "rules",
     "check",
+    "policy",
     "identity",
     "ca",
     "control",

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tproxy.cli.words import when
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
@@ -52,10 +52,8 @@ def _dir(parser: argparse.ArgumentParser) -> None:
 
 def run_token(args: argparse.Namespace) -> int:
     """The token on stdout, everything else on stderr."""
-    from tproxy.control import tokens
-    from tproxy.control.authority import trust_domain_of
+    from tproxy.control import signer, tokens
     from tproxy.control.state import State
-    from tproxy.control.store import signer
 
     folder = Path(args.dir)
     if args.revoke:
@@ -69,11 +67,11 @@ def run_token(args: argparse.Namespace) -> int:
     seconds = _parsed("--ttl", parse_seconds, args.ttl)
     address = str(_parsed("--address", parse_address, args.address)) if args.address else ""
     uses = _parsed("--uses", _uses, args.uses) if args.uses else None
-    domain = trust_domain_of(signer(folder).certificate)
-    if workload.trust_domain != domain:
-        raise ConfigError("command line", "--id", f"this authority signs for {domain} only", args.id)
     until = int(time.time()) + seconds
     with closing(State.open(folder)) as state:
+        domain = signer.load(folder, state).trust_domain
+        if workload.trust_domain != domain:
+            raise ConfigError("command line", "--id", f"this authority signs for {domain} only", args.id)
         made = tokens.create(state, workload, until, address, uses)
     print(f"for {workload}, until {when(until)}; it is shown this once", file=sys.stderr)
     print(made)
@@ -148,8 +146,3 @@ def _refused(answer: NotYet) -> int:
 def _left_behind(left: list[Holder]) -> None:
     for one in left:
         print(f"left behind: {one.id} ({one.holder}), until {when(one.until)}", file=sys.stderr)
-
-
-def when(seconds: int) -> str:
-    """Unix seconds as a date."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from tproxy.cli.ca_state import when
+from tproxy.cli.words import when
 from tproxy.control import rotation, signer, tokens
 from tproxy.control.authority import utc_now
 from tproxy.control.explain import certificates, in_words, validity

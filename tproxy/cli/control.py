@@ -1,4 +1,4 @@
-"""``tproxy control``: the certificate authority as a server, until SIGTERM."""
+"""``tproxy control``: the certificate authority and the webhook as a server, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
     names: [tproxy-control.tproxy-system.svc]
     maxTtl: 24h
     kubernetes: {enabled: true}
+    injection: {image: registry.example/tproxy:1}   the webhook, port 15017
 
 signals: TERM drains and stops"""
 
@@ -36,7 +37,7 @@ def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "control",
-        help="certificate authority as a server (Istio's CA API)",
+        help="certificate authority as a server (Istio's CA API), and the webhook that injects",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def effective(args: argparse.Namespace) -> Control:
     """The file's Control with the options laid over it."""
-    from tproxy.cli.source import read_yaml
+    from tproxy.cli.documents import read_yaml
     from tproxy.control.config import Control
 
     config = Control.parse(read_yaml(args.config) if args.config else {}, args.config or "defaults")

@@ -1,4 +1,4 @@
-"""What ``tproxy control`` runs: the CA API, health and metrics, and a look now and then at what changed."""
+"""What ``tproxy control`` runs: CA API, webhook, health and metrics, and a look now and then at what changed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from tproxy.control import rotation
 from tproxy.control.authenticate import Door
 from tproxy.control.authority import utc_now
 from tproxy.control.config import Control
+from tproxy.control.directory import Directory
+from tproxy.control.injector import Injector
 from tproxy.control.issuer import Issuer, Made
 from tproxy.control.ledger import Ledger
 from tproxy.control.metrics import Metrics
@@ -47,6 +49,8 @@ class _Parts:
     serving: Serving
     service: Service
     metrics: Metrics
+    directory: Directory | None
+    injector: Injector | None
 
 
 async def serve(config: Control, form: str) -> int:
@@ -57,8 +61,11 @@ async def serve(config: Control, form: str) -> int:
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
+    if parts.injector is not None:
+        await parts.injector.start(config.address or any_host(), stopping.set)
     server = _listen(parts, config)
     await server.start()
+    teller, following = await _follow(parts, config, stopping)
     pages = await _pages(parts, config, stopping)
     watch = asyncio.create_task(_watch(parts, config))
     watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
@@ -74,12 +81,19 @@ async def serve(config: Control, form: str) -> int:
     await stopping.wait()
     log.info("stopping: %d calls have %g s to finish", parts.service.open_calls, config.drain)
     watch.cancel()
-    await server.stop(config.drain)
+    if teller is not None and following is not None:
+        following.cancel()
+        await teller.stop(0)  # its streams have no end; sidecars go on elsewhere
+    if parts.injector is not None:
+        await asyncio.gather(server.stop(config.drain), parts.injector.stop(config.drain))
+    else:
+        await server.stop(config.drain)
     await parts.ledger.close()
     pages.close()
     log.info("stopped")
-    if watch.done() and not watch.cancelled():
-        watch.result()
+    for task in (watch, following):
+        if task is not None and task.done() and not task.cancelled():
+            task.result()
     return 0
 
 
@@ -104,7 +118,36 @@ def _parts(config: Control, form: str) -> _Parts:
     serving = Serving(issuer, config.names, swapped)
     service = Service(config, issuer, Door(config, domain, state), finished, metrics.took)
     metrics.watch(lambda: service.open_calls)
-    return _Parts(issuer, ledger, serving, service, metrics)
+    directory = Directory(config, domain, finished) if config.directory is not None else None
+    if directory is not None:
+        gauges: dict[str, Callable[[], float]] = {
+            "entries": lambda: directory.entries,
+            "streams": lambda: directory.open_streams,
+            "version": lambda: directory.feed.version.number,
+            "failures": directory.failures,
+        }
+        metrics.watch_directory(gauges)
+    injector = None
+    if config.webhook is not None:
+        injector = Injector(config, config.webhook, issuer, serving, finished, metrics.current)
+    return _Parts(issuer, ledger, serving, service, metrics, directory, injector)
+
+
+async def _follow(
+    parts: _Parts, config: Control, stopping: asyncio.Event
+) -> tuple[grpc.aio.Server, asyncio.Task[None]] | tuple[None, None]:
+    """The directory's server and what it lives from, if there is one."""
+    if parts.directory is None or config.directory is None:
+        return None, None
+    try:
+        server = parts.directory.listen(parts.serving.credentials(mutual=True))
+    except RuntimeError as error:
+        why = "cannot be listened on: is another server running, or is the address not ours?"
+        raise ConfigError("configuration", "directory.port", why, config.directory.port) from error
+    await server.start()
+    following = asyncio.create_task(parts.directory.run())
+    following.add_done_callback(lambda _: stopping.set())  # as with the watch below
+    return server, following
 
 
 def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
@@ -125,6 +168,8 @@ async def _watch(parts: _Parts, config: Control) -> None:
             if parts.issuer.signer is not seen:  # a call that came in between may have refreshed it before us
                 seen = parts.issuer.signer
                 _signs(parts)
+                if parts.injector is not None:
+                    parts.injector.look()
             if parts.serving.is_due():
                 await parts.serving.renew()
             if time.monotonic() - pruned > PRUNE:
@@ -150,6 +195,8 @@ async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asy
             return Answer.text("stopping", 503)
         if parts.issuer.signer.ends() <= utc_now():
             return Answer.text("the signing certificate has ended", 503)
+        if parts.directory is not None and (why := parts.directory.not_ready()):
+            return Answer.text(f"the directory waits: {why}", 503)
         return Answer.text("ready")
 
     def metrics() -> Answer:

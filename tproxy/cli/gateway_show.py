@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tproxy.cli.gateway_source import load
 
 if TYPE_CHECKING:
-    from tproxy.core.explain import Line
+    from tproxy.core.route_explain import Line
     from tproxy.core.routes import Bind, Listener
     from tproxy.gateway.compile import Loaded
 
@@ -33,7 +33,7 @@ def check(args: argparse.Namespace) -> int:
 
 def routes(args: argparse.Namespace) -> int:
     """A table of all rules."""
-    from tproxy.core.explain import lines
+    from tproxy.core.route_explain import lines
 
     loaded = _complain(load(args))
     found = [line for _, listener in _listeners(loaded) for line in lines(listener)]
@@ -50,8 +50,8 @@ def routes(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> int:
     """For each port: the rule that is taken, or the refusal; then why not the others. 1 if no port takes it."""
-    from tproxy.core.explain import told
     from tproxy.core.http_routes import Request
+    from tproxy.core.route_explain import told
 
     loaded, host = _complain(load(args)), args.host or args.sni
     request = Request(host, args.path, args.method, "https" if args.sni else "http") if args.host else None

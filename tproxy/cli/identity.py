@@ -11,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from tproxy.cli import Verbs
+from tproxy.cli.words import when
 from tproxy.core.config import Ports
 from tproxy.core.fields import ConfigError
 from tproxy.core.renewal import is_short
@@ -102,8 +103,7 @@ def _root(root: dict[str, Any], now: float) -> str:
 
 
 def _until(moment: float, now: float) -> str:
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
-    return f"until {stamp}: " + (
+    return f"until {when(moment)}: " + (
         f"expires in {_span(moment - now)}" if moment > now else f"expired {_ago(moment, now)}"
     )
 

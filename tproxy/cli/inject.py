@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Injection:
-    from tproxy.cli.source import read_yaml
+    from tproxy.cli.documents import read_yaml
     from tproxy.core.injection import Injection
 
     settings = Injection.parse(read_yaml(args.settings), args.settings) if args.settings else Injection()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tproxy.admin.metrics import Metrics
     from tproxy.admin.probes import Probes
     from tproxy.core.record import Record
+    from tproxy.identity.directory import Directory
     from tproxy.kernel.sockmap import Shortcut
     from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import State
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     assert config.identity is not None
     sources.preflight(config.identity, config.trust_domain, config.trust)
     probes = Probes(checks.parse(os.environ.get(PROBERS) or "{}", PROBERS))
+    if config.directory is not None:
+        from tproxy.identity import directory  # noqa: F401  # gRPC costs memory
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
@@ -159,6 +162,7 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
     from tproxy.proxy.generations import Generations
+    from tproxy.proxy.side import no_directory
     from tproxy.proxy.sidecar import Sidecar
 
     metrics, write = Metrics(), record_writer(args.log_format)
@@ -170,16 +174,22 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     def taken(state: State) -> None:
         metrics.loaded(state.contexts.snapshot)
         sidecar.take(state)
+        if directory is not None:
+            directory.renewed(state.contexts.snapshot)
 
-    sidecar = Sidecar(finished, shortcut)
+    directory = _directory(config, metrics)
+    sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory)
     generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
-    servers = [await serve(sock, pages, probes) for sock, pages in _pages(config, sidecar, generations, metrics)]
-    carrying, told = asyncio.create_task(_carry(sidecar, generations, metrics)), asyncio.create_task(stopping.wait())
+    servers = [
+        await serve(sock, pages, probes) for sock, pages in _pages(config, sidecar, generations, metrics, directory)
+    ]
+    carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory))
+    told = asyncio.create_task(stopping.wait())
     await asyncio.wait((carrying, told), return_when=asyncio.FIRST_COMPLETED)
     if carrying.done():
         carrying.result()
@@ -192,7 +202,7 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     return 0
 
 
-async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics) -> None:
+async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None) -> None:
     """From the first credentials on, for ever. Until then nothing listens, and the capture rules refuse."""
     try:
         state = await generations.first()
@@ -200,13 +210,29 @@ async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics) -
         sidecar.start(state)
         ports = state.config.ports
         log.info("ready: %s, egress %d, ingress %d, uid %d", state.own, ports.egress, ports.ingress, os.geteuid())
-        await asyncio.gather(generations.run(), sidecar.sweep())
+        work = [generations.run(), sidecar.sweep()]
+        if directory is not None:
+            directory.renewed(state.contexts.snapshot)
+            work.append(directory.run(sidecar.moved))
+        await asyncio.gather(*work)
     finally:
         generations.stop()
 
 
+def _directory(config: Config, metrics: Metrics) -> Directory | None:
+    """Where it is configured."""
+    if config.directory is None:
+        return None
+    from tproxy.identity.directory import Directory  # gRPC costs memory
+
+    made = Directory(config.directory, config.trust_domain)
+    status = made.status
+    metrics.watch_directory(lambda: status.entries, lambda: status.updated, lambda: status.failures)
+    return made
+
+
 def _pages(
-    config: Config, sidecar: Sidecar, generations: Generations, metrics: Metrics
+    config: Config, sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None
 ) -> list[tuple[socket.socket, Pages]]:
     """What the three ports answer; the first is for this pod only."""
     from tproxy.admin import dump
@@ -216,11 +242,16 @@ def _pages(
     def ready() -> Answer:
         why = sidecar.not_ready()
         error = generations.status.error if why else ""
+        why = why or (directory.not_ready() if directory else "")
         return Answer.text(": ".join(filter(None, (why, error))), 503) if why else Answer.text("ready")
 
     def whole() -> Answer:
         state = sidecar.state
-        return Answer.json(dump.config_dump(state.config, state.contexts.snapshot) if state else {})
+        others = asdict(directory.status) if directory else None
+        return Answer.json(dump.config_dump(state.config, state.contexts.snapshot, others) if state else {})
+
+    def others() -> Answer:
+        return Answer.json(dump.directory_dump(asdict(directory.status), directory.entries) if directory else {})
 
     def identity() -> Answer:
         state = sidecar.state
@@ -229,7 +260,7 @@ def _pages(
     ports = config.ports
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     scrape = {"/metrics": metrics.page, **health}
-    admin = {"/config_dump": whole, "/identity": identity, **scrape}
+    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, **scrape}
     return [
         (plain_listener("127.0.0.1", ports.admin), admin),
         (plain_listener(any_host(), ports.metrics), scrape),

@@ -1,53 +1,53 @@
-"""Reading a configuration file: YAML to Config, with every fault naming the file."""
+"""Where a sidecar's configuration comes from, and the objects that it names; every fault names the file."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tproxy.cli.documents import documents, one_yaml, read_text, read_yaml
 from tproxy.core.config import Config
 from tproxy.core.containers import CONFIG
-from tproxy.core.fields import ConfigError
+from tproxy.core.effective import settle
+from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.manifest import Manifest, manifests, policy_paths
+
+_YAML = (".yaml", ".yml", ".json")
 
 
 def read(path: str) -> Config:
-    """The Config in a YAML file. ConfigError names the file and what to mend."""
-    return Config.parse(read_yaml(path), path)
+    """The Config in a YAML file, settled if it names our namespace. ConfigError names the file and what to mend."""
+    return _parsed(read_yaml(path), path)
 
 
-def read_yaml(path: str) -> Any:
-    """What a YAML file holds. ConfigError names the file and the line."""
+def _parsed(data: Any, where: str) -> Config:
+    found = (manifest for place in policy_paths(Fields(data, where)) for manifest in read_manifests(place))
+    config = Config.parse(data, where, found)
+    return settle(config, None) if config.workload.namespace else config
+
+
+def read_manifests(place: str) -> Iterator[Manifest]:
+    """The objects in a file, or in the files of a folder; hidden ones are the kubelet's."""
+    for path in map(str, _files(Path(place))):
+        for number, document in enumerate(documents(read_text(path), path), 1):
+            yield from manifests(document, path if number == 1 else f"{path} document {number}")
+
+
+def _files(place: Path) -> list[Path]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from error
-    return parse_yaml(text, path)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """What YAML says, in which no key may stand twice."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, where YAML would let the last one win."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen: set[str] = set()
-            for key, _ in node.value:
-                if str(key.value) in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} stands here twice", problem_mark=key.start_mark)
-                seen.add(str(key.value))
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader)
-    except yaml.MarkedYAMLError as error:  # without the line itself: it may be a key
-        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(where, line, error.problem or "is not YAML") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(where, "", "is not YAML") from error
+        inside = place.is_dir()
+        files = sorted(path for path in place.iterdir() if not path.name.startswith(".")) if inside else [place]
+    except OSError as error:
+        raise ConfigError(str(place), "policies", error.strerror or str(error)) from error
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise ConfigError(str(path), "policies", "is not a file; list a folder in a folder by itself")
+        if inside and path.suffix not in _YAML:
+            raise ConfigError(str(path), "policies", f"is not {', '.join(_YAML)}; it would be ignored")
+    return files
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -65,5 +65,5 @@ def config_of(args: argparse.Namespace) -> Config:
     if args.config:
         return read(args.config)
     if (text := os.environ.get(CONFIG)) is not None:
-        return Config.parse(parse_yaml(text, CONFIG), CONFIG)
+        return _parsed(one_yaml(text, CONFIG), CONFIG)
     return Config.parse({}, "defaults")

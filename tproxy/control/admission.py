@@ -33,6 +33,10 @@ class Reply:
     status: int
     body: bytes
     type: str = "application/json"
+    did: str = "unreadable"  # or injected, left alone, refused: for the record, as what follows
+    why: str = ""
+    pod: str = ""
+    uid: str = ""
 
 
 def review(body: bytes, settings: Injection) -> Reply:
@@ -41,10 +45,15 @@ def review(body: bytes, settings: Injection) -> Reply:
         return Reply(413, f"an AdmissionReview of more than {LIMIT} bytes is not read\n".encode(), "text/plain")
     try:
         request = _request(body)
+        result = _decide(request, settings)
+        answer = {"uid": request["uid"], **_answer(result)}
+        body = json.dumps({"apiVersion": API, "kind": "AdmissionReview", "response": answer}).encode()
     except ConfigError as error:
         return Reply(400, f"{error}\n".encode(), "text/plain; charset=utf-8")
-    answer = {"uid": request["uid"], **_answer(_decide(request, settings))}
-    return Reply(200, json.dumps({"apiVersion": API, "kind": "AdmissionReview", "response": answer}).encode())
+    except RecursionError:  # the parser goes deeper than what walks over its result
+        return Reply(400, b"AdmissionReview: is nested too deeply\n", "text/plain")
+    did, why = _did(result)
+    return Reply(200, body, did=did, why=why, pod=_pod(request), uid=request["uid"])
 
 
 def _request(body: bytes) -> Mapping[str, Any]:
@@ -87,15 +96,26 @@ def _decide(request: Mapping[str, Any], settings: Injection) -> Result:
         return Skip(f"namespace {namespace}: never injected, so that the cluster and the injector can start")
     if not isinstance(pod, dict):
         return Refusal("AdmissionReview: request.object: expected a pod")
-    return inject(pod, replace(settings, key=request["uid"]), _name(request, pod))
+    return inject(pod, replace(settings, key=request["uid"]), f"pod {_pod(request)}")
 
 
-def _name(request: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
+def _pod(request: Mapping[str, Any]) -> str:
     """A pod that is being created has often no name yet, and never its namespace."""
-    meta = pod.get("metadata")
+    pod = request.get("object")
+    meta = pod.get("metadata") if isinstance(pod, dict) else None
     meta = meta if isinstance(meta, dict) else {}
     name = request.get("name") or meta.get("name") or f"{meta.get('generateName') or ''}*"
-    return f"pod {request.get('namespace') or 'default'}/{name}"
+    return f"{request.get('namespace') or 'default'}/{name}"
+
+
+def _did(result: Result) -> tuple[str, str]:
+    match result:
+        case Patch():
+            return "injected", ""
+        case Skip(reason):
+            return "left alone", reason
+        case Refusal(reason):
+            return "refused", reason
 
 
 def _answer(result: Result) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import h11
 
@@ -22,6 +23,8 @@ SECONDS = 5.0  # for one connection with all that is asked on it
 ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
 HEAD_LIMIT = 64 * 1024
 READ = 64 * 1024
+PAGE = 250  # objects of one answer to a list
+JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"  # JSON is YAML
 
 
 class ApiError(Exception):
@@ -48,41 +51,107 @@ class Api:
             ("accept", "application/json"),
         ]
 
-    async def get(self, path: str) -> Reply:
-        """GET."""
-        return await self._ask("GET", path, b"")
+    async def get(self, path: str, limit: int = ANSWER_LIMIT) -> Reply:
+        """GET; a longer answer is an error."""
+        await self._send("GET", path, b"")
+        return await self._answer(limit)
 
     async def post(self, path: str, body: object) -> Reply:
         """POST of a JSON document."""
-        return await self._ask("POST", path, json.dumps(body).encode())
+        await self._send("POST", path, json.dumps(body).encode())
+        return await self._answer(ANSWER_LIMIT)
 
-    async def _ask(self, method: str, path: str, body: bytes) -> Reply:
+    async def patch(self, path: str, body: object, kind: str) -> Reply:
+        """PATCH, of one of the kinds above."""
+        await self._send("PATCH", path, json.dumps(body).encode(), kind)
+        return await self._answer(ANSWER_LIMIT)
+
+    async def listed(self, path: str, query: str, rule: str) -> list[dict[str, Any]]:
+        """All objects of a list, page by page; each has a name. ApiError names the rule of RBAC that it needs."""
+        found: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            reply = await self.get(f"{path}?{query}&limit={PAGE}{more}")
+            items = reply.body.get("items")
+            if reply.status != 200:
+                raise failed(reply, f"GET {path}", rule)
+            if not isinstance(items, list) or not all(text(one, "metadata", "name") for one in items):
+                raise ApiError(f"GET {path}: its answer is not a list")
+            found += items
+            following = text(reply.body, "metadata", "continue")
+            if not following:
+                return found
+            more = f"&continue={quote(following, safe='')}"
+
+    async def lines(self, path: str, limit: int = ANSWER_LIMIT) -> AsyncGenerator[Reply, None]:
+        """GET of JSON documents, one a line, as they come; an answer that is not 200 is the one document."""
+        await self._send("GET", path, b"")
+        status, rest = 0, bytearray()
+        async for event in self._events():
+            if isinstance(event, h11.Response):
+                status = event.status_code
+                if status != 200:
+                    yield await self._rest(status, limit)
+                    return
+            elif isinstance(event, h11.Data):
+                first, *more = event.data.split(b"\n")
+                rest += first
+                for line in more:
+                    if rest.strip():
+                        yield Reply(status, _object(bytes(rest)))
+                    rest[:] = line
+                if len(rest) > limit:
+                    raise ApiError(f"one line of its answer is longer than {limit} bytes")
+
+    async def _send(self, method: str, path: str, body: bytes, kind: str = "application/json") -> None:
         http = self._http
         if http.our_state is h11.DONE:
             http.start_next_cycle()
-        about = [("content-type", "application/json"), ("content-length", str(len(body)))] if body else []
+        about = [("content-type", kind), ("content-length", str(len(body)))] if body else []
         request = h11.Request(method=method, target=path, headers=[*self._headers, *about])
         data = [http.send(request), http.send(h11.Data(data=body)) if body else b"", http.send(h11.EndOfMessage())]
         self._writer.write(b"".join(part or b"" for part in data))
         await self._writer.drain()
-        return await self._answer()
 
-    async def _answer(self) -> Reply:
-        status, body = 0, bytearray()
-        while True:
-            event = self._http.next_event()
+    async def _answer(self, limit: int) -> Reply:
+        async for event in self._events():
+            if isinstance(event, h11.Response):
+                return await self._rest(event.status_code, limit)
+        raise ApiError("it hung up")
+
+    async def _rest(self, status: int, limit: int) -> Reply:
+        body = bytearray()
+        async for event in self._events():
+            if isinstance(event, h11.Data):
+                body += event.data
+            if len(body) > limit:
+                raise ApiError(f"its answer is longer than {limit} bytes")
+        return Reply(status, _object(bytes(body)))
+
+    async def _events(self) -> AsyncIterator[h11.Event]:
+        """What the answer is made of, to its end."""
+        while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
                 self._http.receive_data(await self._reader.read(READ))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > ANSWER_LIMIT:
-                    raise ApiError(f"its answer is longer than {ANSWER_LIMIT} bytes")
-            elif isinstance(event, h11.EndOfMessage):
-                return Reply(status, _object(bytes(body)))
+            elif isinstance(event, h11.Response | h11.Data):
+                yield event
             elif not isinstance(event, h11.InformationalResponse):
                 raise ApiError("it hung up")
+
+
+def text(document: object, *path: str) -> str:
+    """What stands there; "" if it is no text, or if there is no such place."""
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document if isinstance(document, str) else ""
+
+
+def failed(reply: Reply, doing: str, rule: str) -> ApiError:
+    """An answer that says no, in words: what was tried, what it said, and for RBAC the rule that is missing."""
+    said = text(reply.body, "message")[:300]
+    if reply.status == 403:
+        return ApiError(f"{doing}: forbidden ({said}); allow our service account {rule}")
+    return ApiError(f"{doing}: status {reply.status}{f' ({said})' if said else ''}")
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -102,21 +171,21 @@ def _credentials(where: Kubernetes) -> tuple[str, ssl.SSLContext]:
 
 
 @asynccontextmanager
-async def connected(where: Kubernetes) -> AsyncIterator[Api]:
-    """A connection for a few questions within SECONDS. ApiError names the API server and what failed."""
+async def connected(where: Kubernetes, seconds: float = SECONDS) -> AsyncIterator[Api]:
+    """A connection for a few questions within so many seconds. ApiError names the API server and what failed."""
     name = f"the API server {where.host}:{where.port}"
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(seconds):
             token, context = _credentials(where)
             reader, writer = await asyncio.open_connection(where.host, where.port, ssl=context, limit=READ)
             try:
                 yield Api(reader, writer, where.host, token)
             finally:
-                writer.close()
+                writer.transport.abort()  # nothing is under way, and a goodbye may be left unanswered for long
     except TimeoutError as error:
-        raise ApiError(f"{name}: no answer within {SECONDS:g} s") from error
+        raise ApiError(f"{name}: no answer within {seconds:g} s") from error
     except h11.ProtocolError as error:
-        raise ApiError(f"{name}: it does not speak HTTP/1.1") from error
+        raise ApiError(f"{name}: its answer was cut short, or is not HTTP/1.1") from error
     except (OSError, ValueError) as error:  # ssl.SSLError is one, UnicodeDecodeError the other
         raise ApiError(f"{name}: {getattr(error, 'strerror', None) or type(error).__name__}") from error
     except ApiError as error:

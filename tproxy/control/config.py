@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from tproxy.control import webhook_config
+from tproxy.control.webhook_config import WebhookConfig
 from tproxy.core.address import Address, parse_address
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
@@ -36,6 +38,14 @@ class Kubernetes:
 
 
 @dataclass(frozen=True, slots=True)
+class Directory:
+    """Telling sidecars who stands at which address; it is read from the Kubernetes API."""
+
+    port: int
+    streams: int  # sidecars at once; more are refused
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """Everything that the server knows; seconds are whole."""
 
@@ -48,18 +58,21 @@ class Control:
     max_ttl: int
     audience: str
     kubernetes: Kubernetes | None
+    directory: Directory | None
     join_tokens: bool
     impersonators: frozenset[SpiffeId]
     keep: int  # seconds that an expired certificate stays in the log
     concurrency: int  # calls at once; more are refused
     deadline: float  # seconds for one call
     drain: float  # seconds for the calls under way at the end
+    webhook: WebhookConfig | None
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | None, where: str = "control") -> Control:
         """From the YAML's mapping; ConfigError names file, field, value and the nearest valid one."""
         top = Fields(data, where)
         listen, limits = top.inner("listen"), top.inner("limits")
+        webhook = webhook_config.parse(top.raw("injection"), top.inner("webhook"), top.text("audience", "istio-ca"))
         found = cls(
             dir=top.text("dir"),
             trust_domain=top.parsed("trustDomain", _optional_domain, ""),
@@ -70,19 +83,29 @@ class Control:
             max_ttl=top.parsed("maxTtl", parse_seconds, "24h"),
             audience=top.text("audience", "istio-ca"),
             kubernetes=_kubernetes(top.inner("kubernetes")) if top.raw("kubernetes") is not None else None,
+            directory=_directory(top.inner("directory")) if top.raw("directory") is not None else None,
             join_tokens=top.flag("joinTokens", True),
             impersonators=frozenset(top.items("impersonators", _id)),
             keep=top.parsed("keep", parse_seconds, "7d"),
             concurrency=limits.integer("concurrency", 256, 1, 10_000),
             deadline=limits.number("deadline", 10, 0.1, 300),
             drain=limits.number("drain", 10, 0.1, 300),
+            webhook=webhook,
         )
         if found.port == found.health:
             raise listen.error("health", "the port is taken by listen.port", found.health)
+        if found.directory is not None and found.kubernetes is None:
+            raise top.error("directory", "needs the section kubernetes: pods are read from its API")
+        if found.directory is not None and found.directory.port in (found.port, found.health):
+            raise top.error("directory.port", "the port is taken by listen", found.directory.port)
+        if webhook and webhook.port in (found.port, found.health):
+            raise top.error("webhook.port", "the port is taken by listen", webhook.port)
         for fields in (listen, limits, top):
             fields.finish()
         if not found.names:
             raise top.error("names", "is empty: clients check the name that they dial")
+        if webhook and webhook.host not in found.names:
+            found = replace(found, names=(*found.names, webhook.host))
         return found
 
 
@@ -98,6 +121,12 @@ def _kubernetes(fields: Fields) -> Kubernetes | None:
     enabled = fields.flag("enabled", True)
     fields.finish()
     return found if enabled else None
+
+
+def _directory(fields: Fields) -> Directory:
+    found = Directory(fields.parsed("port", parse_port, 15013), fields.integer("streams", 10_000, 1, 1_000_000))
+    fields.finish()
+    return found
 
 
 def parse_name(value: object) -> Name:

@@ -1,4 +1,4 @@
-"""One line for each certificate, and one for each refusal; counters are read from the same values."""
+"""One line for each certificate, each refusal and each review; counters are read from the same values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from tproxy.control.admission import Reply
 from tproxy.control.refusal import Refused
 from tproxy.control.state import Entry
 
-Line: TypeAlias = "Issued | Turned"
+Line: TypeAlias = "Issued | Turned | Reviewed"
+MOST = 400  # characters of what a stranger wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,32 @@ class Turned:
             "advice": refused.advice,
         }
         return {key: value for key, value in line.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """An answer of the webhook."""
+
+    time: float  # unix
+    caller: str
+    reply: Reply
+    seconds: float
+
+    def pairs(self) -> dict[str, str]:
+        """Name and value, in the order of the line. The uid is cut: whole, it is the key that the pod's hooks show."""
+        reply = self.reply
+        line = {
+            "time": _stamp(self.time),
+            "event": "review",
+            "outcome": reply.did,
+            "pod": reply.pod,
+            "uid": reply.uid[:8],
+            "why": reply.body.decode(errors="replace").strip() if reply.did == "unreadable" else reply.why,
+            "caller": self.caller,
+            "status": str(reply.status),
+            "ms": f"{self.seconds * 1000:.1f}",
+        }
+        return {key: value[:MOST] for key, value in line.items() if value}
 
 
 def text(line: Line) -> str:

@@ -42,6 +42,9 @@ class Why(StrEnum):
     BAD_KEY = "bad_key"
     SLOW = "slow"
     OVERLOAD = "overload"
+    NO_SVID = "no_svid"
+    BAD_REQUEST = "bad_request"
+    NOT_SYNCED = "not_synced"
     SIGNER = "signer"
     STATE = "state"
     INTERNAL = "internal"
@@ -71,6 +74,9 @@ _SAID: dict[Why, tuple[Code, str]] = {
     Why.BAD_KEY: (Code.INVALID_ARGUMENT, "use P-256, P-384, or RSA of 2048 to 4096 bits"),
     Why.SLOW: (Code.DEADLINE_EXCEEDED, "send the whole request at once"),
     Why.OVERLOAD: (Code.RESOURCE_EXHAUSTED, "come back later; callers should spread their renewals"),
+    Why.NO_SVID: (Code.PERMISSION_DENIED, "call with an SVID of this trust domain, as sidecars do"),
+    Why.BAD_REQUEST: (Code.INVALID_ARGUMENT, "is the caller of another version than we?"),
+    Why.NOT_SYNCED: (Code.UNAVAILABLE, "look at the API server and at our rights (list and watch)"),
     Why.SIGNER: (Code.UNAVAILABLE, "give the CA another intermediate (tproxy ca intermediate)"),
     Why.STATE: (Code.UNAVAILABLE, "look at the disk of the CA"),
     Why.INTERNAL: (Code.INTERNAL, "this is a defect of the CA; please report it with the log lines around it"),

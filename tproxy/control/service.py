@@ -94,7 +94,7 @@ class Service:
             self._finished(Issued(time.time(), found.entry))
             return IstioCertificateResponse(cert_chain=found.chain())
         self._finished(Turned(time.time(), str(address or ""), found))
-        await context.abort(_STATUS[found.code], f"{found.why}; {found.advice}")
+        await context.abort(STATUS[found.code], f"{found.why}; {found.advice}")
         raise AssertionError("abort raises")
 
     async def _answer(
@@ -130,7 +130,7 @@ class Service:
         return await self._issuer.issue(caller, key, request.validity_duration, str(address or ""))
 
 
-_STATUS = {code: grpc.StatusCode[code.value] for code in Code}
+STATUS = {code: grpc.StatusCode[code.value] for code in Code}
 
 
 def peer(text: str) -> Address | None:

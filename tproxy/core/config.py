@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
-from tproxy.core.identity_config import parse_identity, parse_trust
+from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
+from tproxy.core.manifest import Manifest, Workload, distinct, parse_workload, policy_paths
 from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
     Bundle,
+    Directory,
     Fast,
     Files,
     Group,
@@ -30,6 +31,7 @@ from tproxy.core.settings import (
     Outside,
     Ports,
     Relay,
+    Settled,
     Sockmap,
     Splicer,
     Trust,
@@ -37,7 +39,6 @@ from tproxy.core.settings import (
 
 T = TypeVar("T")
 GROUPS = (Group.HYBRID, Group.P256, Group.X25519)  # the order of preference
-_DIGITS = re.compile("[0-9]{1,10}")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # RFC 1918, RFC 4193: where pods live
 
 
@@ -57,17 +58,23 @@ class Config:
     marks: Marks = field(default_factory=Marks)
     limits: Limits = field(default_factory=Limits)
     trust: Trust = field(default_factory=Trust)
+    directory: Directory | None = None
     groups: tuple[Group, ...] = GROUPS
     tls12: bool = False  # TLS 1.2 is accepted, too
     fast: Fast = field(default_factory=Fast)
     uid: int = 1337
     gid: int = 1337
+    workload: Workload = field(default_factory=Workload)
+    policies: tuple[str, ...] = ()  # files and folders
+    manifests: tuple[Manifest, ...] = ()  # what stands in them; core/effective.py makes mode and policy of it
+    modes_said: str = ""  # the field of inbound that sets modes, if one does
+    settled: Settled | None = None
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any] | None, where: str = "config") -> Config:
-        """From the YAML's mapping. Raises ConfigError, which names file, field, value and the nearest valid one."""
+    def parse(cls, data: Mapping[str, Any] | None, where: str = "config", manifests: Iterable[Manifest] = ()) -> Config:
+        """From YAML and the objects of ``policies``. ConfigError names file, field, value and the nearest valid one."""
         top = Fields(data, where)
-        domain = top.parsed("trustDomain", _text_of(parse_trust_domain), "cluster.local")
+        domain = top.parsed("trustDomain", text_of(parse_trust_domain), "cluster.local")
         inbound, ports, tls = top.inner("inbound"), _ports(top.inner("ports")), top.inner("tls")
         trust = parse_trust(top.inner("trust"), domain)
         own = _pattern_of(domain, trust)
@@ -79,6 +86,7 @@ class Config:
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
             trust=trust,
+            directory=parse_directory(top.inner("directory")) if top.raw("directory") is not None else None,
             mesh=_mesh(top, own),
             egress=Outside(top.choice("egress", Outside.DENY, list(Outside))),
             mode=mode,
@@ -92,6 +100,10 @@ class Config:
             fast=_fast(top.inner("fast")),
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
+            workload=parse_workload(top.inner("workload")),
+            policies=policy_paths(top),
+            manifests=distinct(manifests),
+            modes_said=next((f"inbound.{key}" for key in ("mode", "ports") if inbound.raw(key)), ""),
         )
         tls.finish()
         top.finish()
@@ -101,36 +113,18 @@ class Config:
         """The mode of one of the application's ports."""
         return self.port_modes.get(port, self.mode)
 
+    def mode_rule(self, port: int) -> str:
+        """As it stands in records: the mode, and the object that sets it."""
+        origin = self.settled.origin(port in self.port_modes) if self.settled else ""
+        return f"mode {self.mode_of(port)}{origin and ' of '}{origin}"
+
     def mesh_rule(self, address: Address) -> MeshRule | None:
         """The most specific mesh entry for a destination, or None outside the mesh."""
         return next((rule for rule in self.mesh if contains((rule.network,), address)), None)
 
 
-def parse_port(value: Any) -> int:
-    """A TCP port, 1-65535, as a number or its text."""
-    return _whole(value, "a port", 1, 65535)
-
-
 def _parse_uid(value: Any) -> int:
-    return _whole(value, "a user id", 0, 2**32 - 2)
-
-
-def _whole(value: Any, what: str, low: int, high: int) -> int:
-    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-        raise ValueError(f"expected {what}, {low} to {high}")
-    return number
-
-
-def _text_of(parse: Callable[[str], T]) -> Callable[[Any], T]:
-    """A parser of text that refuses other types first, with a sentence."""
-
-    def checked(value: Any) -> T:
-        if not isinstance(value, str):
-            raise ValueError("expected text")
-        return parse(value)
-
-    return checked
+    return parse_whole(value, "a user id", 0, 2**32 - 2)
 
 
 def _ports(fields: Fields) -> Ports:
@@ -160,17 +154,17 @@ def _port_modes(fields: Fields) -> dict[int, Mode]:
 
 def _pattern_of(domain: str, trust: Trust) -> Callable[[Any], IdPattern]:
     """A parser of patterns, in which an alias of our trust domain means our own."""
-    return _text_of(lambda text: IdPattern.parse(text, domain).canonical(domain, trust.aliases))
+    return text_of(lambda text: IdPattern.parse(text, domain).canonical(domain, trust.aliases))
 
 
 def _rule(fields: Fields, index: int, domain: str, pattern: Callable[[Any], IdPattern]) -> Rule:
-    namespaces = frozenset(fields.some("namespaces", _text_of(_namespace)))
+    namespaces = frozenset(fields.some("namespaces", text_of(_namespace)))
     rule = Rule(
         name=fields.text("name", f"rule-{index + 1}"),
         ports=frozenset(fields.some("ports", parse_port)),
         ids=fields.some("ids", pattern),
         namespaces=namespaces,
-        sources=fields.some("sources", _text_of(parse_network)),
+        sources=fields.some("sources", text_of(parse_network)),
         domain=domain if namespaces else "",
     )
     fields.finish()
@@ -195,7 +189,7 @@ def _mesh_rule(fields: Fields, pattern: Callable[[Any], IdPattern]) -> MeshRule:
     if fields.raw("cidr") is None:
         raise fields.error("cidr", "is missing: a CIDR or an address")
     rule = MeshRule(
-        network=fields.parsed("cidr", _text_of(parse_network), None),
+        network=fields.parsed("cidr", text_of(parse_network), None),
         ids=fields.some("ids", pattern),
         mtls=fields.flag("mtls", True),
     )
@@ -206,7 +200,7 @@ def _mesh_rule(fields: Fields, pattern: Callable[[Any], IdPattern]) -> MeshRule:
 
 
 def _capture(fields: Fields) -> Capture:
-    network = _text_of(parse_network)
+    network = text_of(parse_network)
     include_outbound_ports = _included(fields, "includeOutboundPorts", parse_port)
     include_inbound_ports = _included(fields, "includeInboundPorts", parse_port)
     capture = Capture(
@@ -243,7 +237,7 @@ def _limits(fields: Fields) -> Limits:
 
 
 def _groups(fields: Fields) -> tuple[Group, ...]:
-    return fields.some("groups", _text_of(_group)) or GROUPS
+    return fields.some("groups", text_of(_group)) or GROUPS
 
 
 def _group(text: str) -> Group:

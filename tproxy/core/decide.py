@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
+from tproxy.core.conditions import Call
 from tproxy.core.config import Config, Mode, Outside
+from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
@@ -57,18 +59,29 @@ class Gone:
 First = Hello | NeedMore | NotTls | Silence | Gone
 
 
-def egress(target: Endpoint, is_local: bool, config: Config) -> Plain | Mtls | Deny:
-    """Where the application wanted to go, and whether that address is this pod's own."""
+def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Absent.UNLISTED) -> Plain | Mtls | Deny:
+    """Where the application wanted to go, whether that address is this pod's own, what the directory says of it."""
     if is_local and target.port in config.ports.private:
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
         return Plain(target, "own address: stays in this pod")
+    if isinstance(found, Entry) and found.ids:
+        ids = tuple(IdPattern(config.trust_domain, tuple(path.split("/"))) for path in found.ids)
+        return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
-    if rule is None:
-        if config.egress is Outside.DENY:
-            return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh", "egress: deny")
-        return Plain(target, "egress: passthrough")
+    if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
+        return _outside(target, config, found)
     return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+
+
+def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:
+    """Neither a mesh rule nor the directory asks for mTLS. While nobody can say what is there, nothing goes there."""
+    if found is Absent.UNKNOWN:
+        return Deny(Reason.DIRECTORY_AWAY, f"nobody has said yet whether {target} is in the mesh", "directory")
+    known = f" ({found.rule})" if isinstance(found, Entry) else ""
+    if config.egress is Outside.DENY:
+        return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}", "egress: deny")
+    return Plain(target, f"egress: passthrough{known}")
 
 
 def arrival(target: Endpoint, config: Config) -> Mode | Deny:
@@ -78,8 +91,8 @@ def arrival(target: Endpoint, config: Config) -> Mode | Deny:
     return config.mode_of(target.port)
 
 
-def ingress(target: Endpoint, mode: Mode, first: First) -> Terminate | Plain | Deny:
-    """What the first bytes on a strict or permissive port mean."""
+def ingress(target: Endpoint, mode: Mode, first: First, rule: str = "mode strict") -> Terminate | Plain | Deny:
+    """What the first bytes on a strict or permissive port mean; ``rule`` is who says strict."""
     if mode is Mode.DISABLE:
         return Plain(target, f"mode disable on port {target.port}")
     if mode is Mode.PERMISSIVE:
@@ -90,15 +103,15 @@ def ingress(target: Endpoint, mode: Mode, first: First) -> Terminate | Plain | D
         case Hello():
             return Terminate(target)
         case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", "mode strict")
+            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
         case NotTls(why):
-            return Deny(Reason.HELLO_MALFORMED, why, "mode strict")
+            return Deny(Reason.HELLO_MALFORMED, why, rule)
         case Silence(seconds):
-            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", "mode strict")
+            return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", rule)
         case NeedMore(have, _):
-            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time", "mode strict")
+            return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time", rule)
         case Gone():
-            return Deny(Reason.HELLO_CLOSED, "the caller closed before its ClientHello was complete", "mode strict")
+            return Deny(Reason.HELLO_CLOSED, "the caller closed before its ClientHello was complete", rule)
 
 
 def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule: str) -> Allow | Deny:
@@ -114,17 +127,22 @@ def expected(peer: SpiffeId, expect: tuple[IdPattern, ...], config: Config, rule
 
 def authorize(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
     """Whether a caller may speak to one of our ports. A federated one may only where a rule says so."""
-    if peer is None:
-        return config.policy.check(target.port, None, source.ip)
+    call = called(peer, source, target, config)
+    if peer is None or call.peer is None:
+        return config.policy.check(call)
     if foreign := _foreign(peer, config):
         return foreign
-    compared = _canonical(peer, config)
-    if not _is_ours(compared, config) and not config.policy.selects(target.port):
+    if not _is_ours(call.peer, config) and not config.policy.selects(target.port):
         return Deny(Reason.POLICY, f"{peer} is of a federated trust domain, and no rule selects port {target.port}")
-    answer = config.policy.check(target.port, compared, source.ip)
-    if isinstance(answer, Deny) and compared != peer:
+    answer = config.policy.check(call)
+    if isinstance(answer, Deny) and call.peer != peer:
         return replace(answer, why=f"{answer.why} (its certificate says {peer})")
     return answer
+
+
+def called(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Call:
+    """The facts that the policy asks for."""
+    return Call(target.port, _canonical(peer, config) if peer else None, source.ip, target.ip, peer)
 
 
 def _canonical(peer: SpiffeId, config: Config) -> SpiffeId:

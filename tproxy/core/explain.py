@@ -1,129 +1,107 @@
-"""Which rule a name or a request meets, and why not the others: the same look-ups as for traffic, told in words.
-
-PURE. It looks at everything that is configured for a port, so it is for people, not for connections.
-"""
+"""Why a caller would be let in or refused: who decides, and how far every other rule was from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tproxy.core.hostnames import why_not
-from tproxy.core.http_routes import HttpTable, Request
+from tproxy.core import decide
+from tproxy.core.address import Endpoint
+from tproxy.core.conditions import Attribute, Call
+from tproxy.core.config import Config, Mode
+from tproxy.core.hello import NotTls
+from tproxy.core.identity import SpiffeId
+from tproxy.core.policy import Allow, Rule
 from tproxy.core.reason import Deny
-from tproxy.core.routes import (
-    Backend,
-    Chain,
-    Closed,
-    HttpListener,
-    Listener,
-    Passthrough,
-    Route,
-    TcpListener,
-    Terminate,
-    TlsListener,
-    by_port,
-    by_sni,
-    nearest,
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One rule on one port: which host it is for, what is done, and why it is not taken (empty: it is)."""
+    """One rule: what it does, and which conditions keep it from this caller (none: it matches)."""
 
-    port: int
-    kind: str  # passthrough, terminate, closed, tcp, http
-    host: str
-    server: str
     rule: str
-    where: str
-    backends: tuple[Backend, ...]
-    why_not: str = ""
+    action: str
+    misses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The whole answer for one port: the rule that is taken, or the refusal; then the others."""
+class Explanation:
+    """The answer and everything that had a say, what matches first, then what came closest."""
 
-    port: int
-    taken: Line | None
-    refusal: str
-    others: tuple[Line, ...]
-
-
-def lines(listener: Listener) -> Iterator[Line]:
-    """Every rule of a port."""
-    match listener:
-        case TcpListener(port, server, route):
-            yield _line(port, "tcp", "*", server, route)
-        case HttpListener(port, table):
-            yield from _requests(port, "", table)
-        case TlsListener(port, names):
-            for host, chain in names.items():
-                yield from _chain(port, host, chain)
+    allowed: bool
+    rule: str
+    why: str
+    mode: str
+    dry_run: str
+    audit: str
+    lines: tuple[Line, ...]
+    aside: tuple[str, ...]  # objects for other workloads
 
 
-def told(listener: Listener, name: str | None, request: Request | None) -> Told:
-    """What a client that asks for this name, and then perhaps sends this request, gets on a port."""
-    match listener:
-        case TcpListener(port, server, route):
-            answer = by_port(listener)
-            taken = None if isinstance(answer, Deny) else _line(port, "tcp", "*", server, route)
-            return Told(port, taken, answer.why if isinstance(answer, Deny) else "", ())
-        case HttpListener(port, table):
-            return _request(port, "", table, request or Request(name or ""))
-        case TlsListener():
-            return _hello(listener, name, request)
+def explain(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Explanation:
+    """``peer`` is None for plaintext. The Config is settled."""
+    if config.mode_of(target.port) is Mode.DISABLE:
+        peer = None  # nobody is asked who he is
+    answer = _answer(peer, source, target, config)
+    call = decide.called(peer, source, target, config)
+    denied = isinstance(answer, Deny)
+    return Explanation(
+        allowed=not denied,
+        rule=answer.rule,
+        why=answer.why if isinstance(answer, Deny) else f"{call} is allowed on port {call.port}",
+        mode=config.mode_rule(target.port),
+        dry_run=config.policy.dry_run(call),
+        audit=config.policy.audit(call),
+        lines=tuple(sorted(_lines(call, config), key=lambda line: len(line.misses))),
+        aside=_aside(config),
+    )
 
 
-def _hello(listener: TlsListener, name: str | None, request: Request | None) -> Told:
-    port, found, answer = listener.port, listener.names.find(name), by_sni(listener, name)
-    if isinstance(answer, Terminate) and isinstance(answer.inside, HttpTable) and request is not None:
-        return _request(port, answer.server, answer.inside, request)
-    taken = found[0] if found else ""
-    rest = [line for host, chain in listener.names.items() if host != taken for line in _chain(port, host, chain)]
-    others = tuple(replace(line, why_not=_unmatched(line.host, name, taken)) for line in rest)
-    if found is None or isinstance(answer, Deny):
-        near = nearest(listener, name) if name and found is None else ""
-        said = answer.why if isinstance(answer, Deny) else ""
-        return Told(port, None, f"{said}; did you mean {near}?" if near else said, others)
-    return Told(port, next(_chain(port, *found)), "", others)
+def _answer(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: Config) -> Allow | Deny:
+    mode = decide.arrival(target, config)
+    if isinstance(mode, Deny):
+        return mode
+    if peer is None:
+        first = decide.ingress(target, mode, NotTls("first byte is not that of TLS"), config.mode_rule(target.port))
+        if isinstance(first, Deny):
+            return first
+    return decide.authorize(peer, source, target, config)
 
 
-def _unmatched(host: str, name: str | None, taken: str) -> str:
-    return why_not(host, name) or f"covers it, too; {taken} is more specific"
+def asks_for(attribute: Attribute, config: Config) -> bool:
+    """Whether anything here depends on this fact, so that it must be known."""
+    ours = attribute is Attribute.SOURCE_IP and any(rule.sources for rule in config.policy.rules)
+    rules = [rule for each in (*config.policy.objects, *config.policy.trials) for rule in each.rules]
+    clauses = [clause for rule in rules for clause in (*rule.sources, *rule.operations, rule.when)]
+    return ours or any(condition.attribute is attribute for clause in clauses for condition in clause)
 
 
-def _line(port: int, kind: str, host: str, server: str, route: Route | None) -> Line:
-    if route is None:
-        return Line(port, kind, host, server, "", "", (), "no route is bound")
-    return Line(port, kind, host, server, route.name, route.where, route.backends)
+def _lines(call: Call, config: Config) -> list[Line]:
+    lines = [Line(rule.name, "inbound.rules", _ours(rule, call)) for rule in config.policy.rules]
+    named = [(each, each.action.value) for each in config.policy.objects]
+    named += [(each, f"{each.action} (dry-run)") for each in config.policy.trials]
+    for each, action in named:
+        for index, rule in enumerate(each.rules):
+            misses = tuple(condition.found(call) for condition in rule.misses(call))
+            lines.append(Line(f"{each.name}[{index}]", action, misses))
+        if not each.rules:
+            lines.append(Line(each.name, action, ("has no rules, so it matches nobody",)))
+    return lines
 
 
-def _chain(port: int, host: str, chain: Chain) -> Iterator[Line]:
-    match chain:
-        case Passthrough(server, route):
-            yield _line(port, "passthrough", host, server, route)
-        case Closed(server, why):
-            yield Line(port, "closed", host, server, "", "", (), why)
-        case _ if isinstance(chain.inside, Route):
-            yield _line(port, chain.tls.mode.value, host, chain.server, chain.inside)
-        case _:
-            yield Line(port, chain.tls.mode.value, host, chain.server, "", "", ())
+def _ours(rule: Rule, call: Call) -> tuple[str, ...]:
+    """Each condition alone."""
+    alone = {
+        "ids": Rule("", ids=rule.ids),
+        "namespaces": Rule("", namespaces=rule.namespaces, domain=rule.domain),
+        "sources": Rule("", sources=rule.sources),
+    }
+    misses = [f"{name} does not hold" for name, one in alone.items() if not one.allows(call.peer, call.source)]
+    return tuple(misses if rule.selects(call.port) else [f"ports has no {call.port}", *misses])
 
 
-def _requests(port: int, server: str, table: HttpTable) -> Iterator[Line]:
-    for host, entries in table.hosts.items():
-        for entry in entries:
-            yield Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends)
-
-
-def _request(port: int, server: str, table: HttpTable, request: Request) -> Told:
-    seen = [
-        Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends, why)
-        for host, entry, why in table.explain(request)
-    ]
-    taken = seen.pop() if seen and not seen[-1].why_not else None
-    refusal = "" if taken else f"404: no HTTP rule holds for {request.method} {request.host}{request.path}"
-    return Told(port, taken, refusal, tuple(seen))
+def _aside(config: Config) -> tuple[str, ...]:
+    if config.settled is None:
+        return ()
+    workload = replace(config.workload, namespace=config.settled.namespace)
+    reasons = ((each.title, each.aside(workload)) for each in config.manifests)
+    return tuple(f"{title} {why}" for title, why in reasons if why)

@@ -11,10 +11,12 @@ tproxy.core.fields.ConfigError: sidecar.yaml: modee: unknown field; did you mean
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_DIGITS = re.compile("[0-9]{1,10}")
 _SECRET = "PRIVATE KEY"  # RFC 7468: in the first line of every kind of PEM key
 
 
@@ -155,3 +157,27 @@ class Fields:
         for key in self.data:
             if key not in self.known:
                 raise self.error(key, "unknown field", valid=self.known)
+
+
+def parse_port(value: Any) -> int:
+    """A TCP port, 1-65535, as a number or its text."""
+    return parse_whole(value, "a port", 1, 65535)
+
+
+def parse_whole(value: Any, what: str, low: int, high: int) -> int:
+    """A whole number or its text; ValueError says what it should have been."""
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+        raise ValueError(f"expected {what}, {low} to {high}")
+    return number
+
+
+def text_of(parse: Callable[[str], T]) -> Callable[[Any], T]:
+    """A parser of text that refuses other types first, with a sentence."""
+
+    def checked(value: Any) -> T:
+        if not isinstance(value, str):
+            raise ValueError("expected text")
+        return parse(value)
+
+    return checked

@@ -1,4 +1,4 @@
-"""The sections ``identity`` and ``trust`` of the configuration: which source, and who else is believed."""
+"""The sections ``identity``, ``trust`` and ``directory``: which source, who else is believed, who tells of others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tproxy.core.fields import Fields
 from tproxy.core.identity import SpiffeId, parse_trust_domain
-from tproxy.core.settings import Bundle, Federated, Files, Identity, IstioCa, KeyType, Trust, WorkloadApi
+from tproxy.core.settings import Bundle, Directory, Federated, Files, Identity, IstioCa, KeyType, Trust, WorkloadApi
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KINDS = ("istioCa", "workloadApi")
@@ -67,6 +67,17 @@ def _istio(fields: Fields) -> IstioCa:
         cluster=fields.parsed("clusterId", _header, base.cluster),
         ttl=fields.parsed("ttl", parse_seconds, "24h"),
         key_type=KeyType(fields.choice("keyType", base.key_type, list(KeyType))),
+    )
+    fields.finish()
+    return found
+
+
+def parse_directory(fields: Fields) -> Directory:
+    """``address: host:port``, ``serverName``, ``timeout`` in seconds."""
+    found = Directory(
+        address=fields.parsed("address", _address, None),
+        server_name=fields.text("serverName"),
+        timeout=fields.number("timeout", Directory("").timeout, 0, 3600),
     )
     fields.finish()
     return found

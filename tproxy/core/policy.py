@@ -1,7 +1,10 @@
-"""Who may speak to whom. As Istio's AuthorizationPolicy: once a rule selects a port, what no rule allows is refused.
+"""Who may speak to whom: our own rules, and Istio's objects beside them. Where both are, both must agree.
+
+Our rules: once a rule selects a port, what no rule allows is refused. Istio's: what a DENY matches is refused; once
+there is an ALLOW, what none matches is refused; AUDIT and dry-run decide nothing.
 
 >>> from tproxy.core.address import parse_address
->>> Policy(()).check(8080, None, parse_address("10.0.0.7"))
+>>> Policy(()).check(Call(8080, None, parse_address("10.0.0.7"), parse_address("10.0.0.8")))
 Allow(rule='default: no rule selects port 8080')
 """
 
@@ -10,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tproxy.core.address import Address, Network, contains
+from tproxy.core.authorization import Action, Authorization, first
+from tproxy.core.conditions import Call
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.reason import Deny, Reason
 
@@ -50,21 +55,49 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All inbound rules of a pod."""
+    """All that decides who may call a pod: ``inbound.rules``, and the objects that apply to it."""
 
     rules: tuple[Rule, ...]
+    objects: tuple[Authorization, ...] = ()
+    trials: tuple[Authorization, ...] = ()  # dry-run: they decide nothing
 
     def selects(self, port: int) -> bool:
-        """Whether any rule has a say about the port."""
-        return any(rule.selects(port) for rule in self.rules)
+        """Whether anything here names who may call the port."""
+        return any(rule.selects(port) for rule in self.rules) or bool(_allowing(self.objects))
 
-    def check(self, port: int, peer: SpiffeId | None, source: Address) -> Allow | Deny:
+    def check(self, call: Call) -> Allow | Deny:
         """Decide for a caller whose id is verified already, or who has none (plaintext on a permissive port)."""
-        selecting = [rule for rule in self.rules if rule.selects(port)]
-        for rule in selecting:
-            if rule.allows(peer, source):
-                return Allow(rule.name)
-        if not selecting:
-            return Allow(f"default: no rule selects port {port}")
-        names = ", ".join(rule.name for rule in selecting)
-        return Deny(Reason.POLICY, f"{peer or 'a caller without identity'} at {source} is not allowed", names)
+        return self._decide(self.objects, call)
+
+    def dry_run(self, call: Call) -> str:
+        """What would be decided if the trials were in force; empty where there are none."""
+        if not self.trials:
+            return ""
+        answer = self._decide((*self.objects, *self.trials), call)
+        return f"{'deny' if isinstance(answer, Deny) else 'allow'}: {answer.rule}"
+
+    def audit(self, call: Call) -> str:
+        """The AUDIT rules that match, with commas between them."""
+        audits = (each.match(call) for each in self.objects if each.action is Action.AUDIT)
+        return ", ".join(filter(None, audits))
+
+    def _decide(self, objects: tuple[Authorization, ...], call: Call) -> Allow | Deny:
+        if denied := first(objects, Action.DENY, call):
+            return Deny(Reason.POLICY, f"{call} is denied on port {call.port}", denied)
+        selecting = [rule for rule in self.rules if rule.selects(call.port)]
+        ours = next((rule.name for rule in selecting if rule.allows(call.peer, call.source)), "")
+        if selecting and not ours:
+            return _not_allowed(call, [rule.name for rule in selecting])
+        allowing = _allowing(objects)
+        theirs = first(allowing, Action.ALLOW, call)
+        if allowing and not theirs:
+            return _not_allowed(call, [each.name for each in allowing])
+        return Allow(", ".join(filter(None, (ours, theirs))) or f"default: no rule selects port {call.port}")
+
+
+def _allowing(objects: tuple[Authorization, ...]) -> tuple[Authorization, ...]:
+    return tuple(each for each in objects if each.action is Action.ALLOW)
+
+
+def _not_allowed(call: Call, names: list[str]) -> Deny:
+    return Deny(Reason.POLICY, f"{call} is not allowed", ", ".join(names))

@@ -1,7 +1,7 @@
 """Why a connection was refused or ended, as a value: one list for records, metrics, tests and documentation.
 
 >>> Deny(Reason.POLICY, "no rule allows it").advice
-'allow the peer in a rule for this port (inbound.rules), or call from an allowed identity'
+'allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close'
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Reason(StrEnum):
     REFUSED_BY_PEER = "refused_by_peer"
     POLICY = "policy"
     EGRESS_DENIED = "egress_denied"
+    DIRECTORY_AWAY = "directory_away"
     OWN_PORT = "own_port"
     OVERLOAD = "overload"
     NO_ROUTE = "no_route"
@@ -55,7 +56,7 @@ class Reason(StrEnum):
 
 
 ADVICE = {
-    Reason.PLAINTEXT: "give the caller a sidecar, or set inbound.ports.<port>: permissive while you migrate",
+    Reason.PLAINTEXT: "give the caller a sidecar, or make the port permissive (inbound.ports, PeerAuthentication)",
     Reason.HELLO_TIMEOUT: "the caller sent nothing in time; a strict port expects TLS from the caller's sidecar",
     Reason.HELLO_CLOSED: "the caller left before it sent anything; a port scan or a TCP probe does that",
     Reason.HELLO_MALFORMED: "what arrived is not a TLS ClientHello; look at what the caller really speaks",
@@ -76,8 +77,9 @@ ADVICE = {
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
     Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
-    Reason.POLICY: "allow the peer in a rule for this port (inbound.rules), or call from an allowed identity",
-    Reason.EGRESS_DENIED: "add the destination to mesh, or set egress: passthrough",
+    Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
+    Reason.EGRESS_DENIED: "give the destination a sidecar, add it to mesh, or set egress: passthrough",
+    Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
@@ -91,7 +93,7 @@ ADVICE = {
     Reason.CUT_BY_DRAIN: "the sidecar was told to stop and limits.drain was over; raise it if work needs longer",
     Reason.CUT_BY_EXPIRY: "a certificate of the pair was not renewed within limits.grace; look at its sidecar and CA",
     Reason.CUT_BY_REVOCATION: "the peer's certificate was revoked meanwhile; it needs a new one to come back",
-    Reason.CUT_BY_POLICY: "the policy that was loaded meanwhile no longer allows this pair (inbound.rules, mesh[].ids)",
+    Reason.CUT_BY_POLICY: "the policy loaded meanwhile no longer allows this pair (inbound, policies, mesh[].ids)",
     Reason.CUT_BY_TRUST: "the peer's chain no longer leads to the bundle: renew the leafs before a root is dropped",
     Reason.INTERNAL: "this is a defect of the sidecar; please report it with the log lines around it",
 }

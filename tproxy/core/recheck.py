@@ -8,13 +8,16 @@ from __future__ import annotations
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
+from tproxy.core.directory import Absent, Found
 from tproxy.core.identity import SpiffeId
 from tproxy.core.reason import Deny, Reason
 
 
-def egress(target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config) -> Deny | None:
+def egress(
+    target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config, found: Found = Absent.UNLISTED
+) -> Deny | None:
     """A connection that the application opened; ``peer`` is None for plaintext."""
-    match decide.egress(target, is_local, config):
+    match decide.egress(target, is_local, config, found):
         case Deny() as deny:
             return deny
         case decide.Mtls(_, expect, rule):
@@ -32,6 +35,8 @@ def ingress(target: Endpoint, source: Endpoint, peer: SpiffeId | None, config: C
     if isinstance(mode, Deny):
         return mode
     if peer is None and mode is Mode.STRICT:
-        return Deny(Reason.PLAINTEXT, f"plaintext on port {target.port}, which is strict now", "mode strict")
+        return Deny(
+            Reason.PLAINTEXT, f"plaintext on port {target.port}, which is strict now", config.mode_rule(target.port)
+        )
     answer = decide.authorize(peer, source, target, config)
     return answer if isinstance(answer, Deny) else None

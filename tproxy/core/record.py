@@ -65,6 +65,8 @@ class Record:
     sent: int = 0  # from the one who called to the one who was called
     received: int = 0
     ended_by: str = ""  # source, target or sidecar
+    dry_run: str = ""  # what policies on trial would have decided, and by which rule
+    audit: str = ""  # rules of AUDIT policies that matched
 
     def pairs(self) -> dict[str, str | int | float]:
         """Name and value of everything worth writing, in the order of the line."""
@@ -79,6 +81,8 @@ class Record:
         optional: dict[str, str] = {
             "reason": self.reason.value if self.reason else "",
             "rule": self.rule,
+            "dry_run": self.dry_run,
+            "audit": self.audit,
             "peer": self.peer,
             "self": self.own,
             "peer_serial": self.peer_serial,

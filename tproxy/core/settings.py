@@ -18,6 +18,20 @@ class Mode(StrEnum):
     DISABLE = "disable"
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What Kubernetes objects have decided about the modes, and for which namespace."""
+
+    namespace: str
+    mode: str = ""  # the PeerAuthentication that sets the mode, if one does
+    ports: str = ""  # and the one that sets those of single ports
+    remarks: tuple[str, ...] = ()  # objects that do less than it seems
+
+    def origin(self, single: bool) -> str:
+        """Of the mode of a port that has one of its own, or of the others."""
+        return self.ports if single else self.mode
+
+
 class Outside(StrEnum):
     """What happens to a destination that is not in the mesh."""
 
@@ -131,6 +145,15 @@ class Trust:
     aliases: tuple[str, ...] = ()
     federated: tuple[Federated, ...] = ()
     crl: str = ""  # file with PEM CRLs
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where ``tproxy control`` tells who stands at which address."""
+
+    address: str  # host:port
+    server_name: str = ""  # in its certificate; empty: the host of the address
+    timeout: float = 10.0  # seconds that readiness waits for the first snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,14 +221,14 @@ def rotation(on: Cast) -> None:
     stage.step(f"Certificates live {TTL} and are renewed by the CA under load")
     old = {line["self_serial"] for sidecar in (web, client) for line in sidecar.records() if "self_serial" in line}
     argv = [*PEER, "connect", "--to", f"{on.web.v4}:9000", "--bytes", str(2 * GIB), "--expect", str(GIB)]
-    before, issued = [len(reloads(sidecar)) for sidecar in (web, client)], len(on.control.issued())
+    before, issued = [len(renewals(sidecar)) for sidecar in (web, client)], len(on.control.issued())
     load = on.client.start(argv, log=on.world.directory / "load.log")
     calls = failures = 0
     while load.alive:
         calls, failures = calls + 1, failures + (on.client.run([*CURL, f"http://{on.web.v4}/"]).returncode != 0)
         time.sleep(0.1)
     code = load.wait(120)
-    taken = [len(reloads(sidecar)) - count for sidecar, count in zip((web, client), before, strict=True)]
+    taken = [len(renewals(sidecar)) - count for sidecar, count in zip((web, client), before, strict=True)]
     stage.say(
         f"{len(on.control.issued()) - issued} certificates issued meanwhile; web took {taken[0]}, client {taken[1]}"
     )
@@ -244,8 +244,13 @@ def rotation(on: Cast) -> None:
 
 
 def reloads(sidecar: Sidecar) -> list[object]:
-    """Its reload messages."""
+    """Its messages that new configuration is in force."""
     return [line for line in sidecar.lines() if str(line.get("message", "")).startswith("reloaded")]
+
+
+def renewals(sidecar: Sidecar) -> list[object]:
+    """Its messages that new credentials are in force."""
+    return [line for line in sidecar.lines() if str(line.get("message", "")).startswith("renewed")]
 
 
 def play(report: Path) -> int:

@@ -7,8 +7,6 @@ what the CSR says is a hint, which istio-csr compares with the token's (its pkg/
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +27,6 @@ from tproxy.core.settings import IstioCa, KeyType
 from tproxy.core.token import LIMIT, workload_of
 from tproxy.identity import rpc
 from tproxy.identity.files import read
-from tproxy.identity.outward import outward
 from tproxy.identity.proof import Part, UnusableError, checked_bundle, proven
 from tproxy.identity.source import SourceError
 from tproxy.wire import CREATE_CERTIFICATE
@@ -108,7 +105,8 @@ class IstioCaSource:
         request = IstioCertificateRequest(csr=csr.decode("ascii"), validity_duration=settings.ttl)
         metadata = (("authorization", f"Bearer {token}"), ("clusterid", settings.cluster))
         arguments = rpc.options(ANSWER_LIMIT, named)
-        async with self._way() as target, grpc.aio.secure_channel(target, credentials, options=arguments) as channel:
+        way = rpc.way(self.name, settings.address, self._deadline)
+        async with way as target, grpc.aio.secure_channel(target, credentials, options=arguments) as channel:
             call: Call = channel.unary_unary(CREATE_CERTIFICATE, IstioCertificateRequest.SerializeToString)
             try:
                 raw = await call(request, metadata=metadata, timeout=self._deadline)
@@ -117,22 +115,6 @@ class IstioCaSource:
                 raise rpc.failure(self.name, error, self._advice(), token) from None  # its cause may repeat the token
             except DecodeError as error:
                 raise SourceError(self.name, f"its answer is not Istio's: {error}") from error
-
-    @contextlib.asynccontextmanager
-    async def _way(self) -> AsyncIterator[str]:
-        try:
-            way = outward(self._settings.address, self._deadline)
-            target = await way.__aenter__()
-        except TimeoutError as error:
-            raise SourceError(self.name, f"nobody answers within {self._deadline:g} s") from error
-        except OSError as error:
-            raise SourceError(
-                self.name, f"nobody answers ({os.strerror(error.errno) if error.errno else error})"
-            ) from error
-        try:
-            yield target
-        finally:
-            await way.__aexit__(None, None, None)
 
     def _advice(self) -> dict[StatusCode, str]:
         token = self._settings.token

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 from grpc import StatusCode
 
+from tproxy.identity.outward import outward
 from tproxy.identity.source import SourceError
 
 METADATA_LIMIT = 16 * 1024  # bytes of headers that a server may send
@@ -33,14 +36,37 @@ def options(message_limit: int, server_name: str = "") -> list[tuple[str, str | 
     return found
 
 
-def failure(where: str, error: grpc.aio.AioRpcError, advice: Mapping[StatusCode, str], secret: str = "") -> SourceError:
+@contextlib.asynccontextmanager
+async def way(where: str, address: str, seconds: float) -> AsyncIterator[str]:
+    """A target that leads out of the pod (``outward``); SourceError if nobody answers at host:port."""
+    opening = outward(address, seconds)
+    try:
+        target = await opening.__aenter__()
+    except TimeoutError as error:
+        raise SourceError(where, f"nobody answers within {seconds:g} s") from error
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise SourceError(where, f"nobody answers ({why})") from error
+    try:
+        yield target
+    finally:
+        await opening.__aexit__(None, None, None)
+
+
+def failure(
+    where: str,
+    error: grpc.aio.AioRpcError,
+    advice: Mapping[StatusCode, str],
+    secret: str = "",
+    field: str = "identity.istioCa",
+) -> SourceError:
     """What a failed call means; ``advice`` has the words for codes that mean more to one source than to others.
 
-    A server may repeat what it was sent: no part of the secret, a token, is shown.
+    A server may repeat what it was sent: no part of the secret, a token, is shown. ``field``: of the configuration.
     """
     details = _printable(_without(secret, error.details() or ""))
     code = error.code()
-    if code is StatusCode.UNAVAILABLE and (why := _handshake(details)):
+    if code is StatusCode.UNAVAILABLE and (why := _handshake(details, field)):
         return SourceError(where, why)
     words = {
         StatusCode.UNAVAILABLE: "nobody answers, or the connection broke",
@@ -53,16 +79,17 @@ def failure(where: str, error: grpc.aio.AioRpcError, advice: Mapping[StatusCode,
     return SourceError(where, f"{words.get(code, f'failed with {code.name}')}{_quoted(details)}")
 
 
-def _handshake(details: str) -> str:
+def _handshake(details: str, field: str) -> str:
     """Why TLS failed, if it did; gRPC tells only in prose."""
     if any(sign in details for sign in _MISNAMED):
-        return "the server's certificate has another name than the one asked for (identity.istioCa.serverName)"
+        return f"the server's certificate has another name than the one asked for ({field}.serverName)"
     found = _TLS.search(details)
     if found is None:
         return ""
     if found[2] == _NO_VERDICT:
         return f"the server does not speak TLS as we do ({found[1]})"
-    return f"the server's certificate is not trusted: {found[2]}; see identity.istioCa.roots"
+    roots = "identity.istioCa.roots" if field == "identity.istioCa" else "our trust bundle"
+    return f"the server's certificate is not trusted: {found[2]}; see {roots}"
 
 
 def _without(secret: str, text: str) -> str:

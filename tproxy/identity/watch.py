@@ -14,7 +14,7 @@ SETTLE = 0.05  # seconds: a rotation writes more than one file
 
 
 class Watch:
-    """Whether files are other ones than they were: time, inode and size, symlinks followed."""
+    """Whether files, and those in folders, are other ones than they were: time, inode and size, symlinks followed."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(paths)
@@ -47,16 +47,24 @@ class Watch:
 
     def _folders(self) -> set[Path]:
         """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are."""
-        named = {Path(path).parent for path in self._paths}
-        return {folder for folder in named | {Path(path).resolve().parent for path in self._paths} if folder.is_dir()}
+        paths = [Path(path) for path in self._paths]
+        named = {path.parent for path in paths} | {path.resolve().parent for path in paths} | set(paths)
+        return {folder for folder in named if folder.is_dir()}
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        seen: list[tuple[int, int, int] | None] = []
-        for path in self._paths:
-            try:
-                found = Path(path).stat()
-            except OSError:
-                seen.append(None)
-            else:
-                seen.append((found.st_mtime_ns, found.st_ino, found.st_size))
-        return seen
+    def _look(self) -> list[tuple[str, int, int, int] | None]:
+        return [seen for path in map(Path, self._paths) for seen in (_state(path), *map(_state, _inside(path)))]
+
+
+def _inside(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else []
+    except OSError:
+        return []
+
+
+def _state(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_mtime_ns, found.st_ino, found.st_size

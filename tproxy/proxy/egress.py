@@ -41,7 +41,8 @@ async def upstream(trace: Trace, state: State, side: Side) -> Leg | Deny:
     """The leg towards the destination that the decision asks for."""
     config = state.config
     trace.local = _own(trace, config)
-    match decide.egress(trace.target, trace.local, config):
+    trace.found = side.directory(trace.target.ip)
+    match decide.egress(trace.target, trace.local, config, trace.found):
         case Deny() as deny:
             return deny
         case decide.Plain(target, rule):

@@ -1,4 +1,4 @@
-"""The next State, whenever something has changed: configuration, credentials, or the files of trust beside them."""
+"""The next State, whenever something has changed: configuration, credentials, files of trust, objects of policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tproxy.core.config import Config
+from tproxy.core.effective import settle
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot
 from tproxy.identity.keeper import Keeper, Status
@@ -43,8 +44,12 @@ class Generations:
     ) -> None:
         self._read, self._file, self._taken, self._refused = read, file, taken, refused
         self._config = config
+        self._told: tuple[str, ...] = ()  # remarks
+        self._watched = self._paths()
+        self._watch = Watch(self._watched)  # from now on: the first credentials may take long
         self._first: asyncio.Future[State] = asyncio.get_running_loop().create_future()
         self._snapshot: Snapshot | None = None
+        self._state: State | None = None
         self._asked = asyncio.Event()
         self._next: _Supply | None = None  # another source, which has delivered nothing yet
         self._supply = _Supply(config, self._renewed, refused)
@@ -79,8 +84,9 @@ class Generations:
 
     async def _change(self) -> bool:
         """Waits for a change of a file, or until somebody asks: then True."""
-        watch = Watch([*([self._file] if self._file else []), *paths(self._config.trust)])
-        both = asyncio.create_task(watch.change()), asyncio.create_task(self._asked.wait())
+        if self._watched != (now := self._paths()):
+            self._watched, self._watch = now, Watch(now)
+        both = asyncio.create_task(self._watch.change()), asyncio.create_task(self._asked.wait())
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             return self._asked.is_set()
@@ -88,6 +94,10 @@ class Generations:
             for task in both:
                 task.cancel()
             self._asked.clear()
+
+    def _paths(self) -> list[str]:
+        config = self._config
+        return [*filter(None, [self._file]), *paths(config.trust), *config.policies]
 
     def _reload(self, asked: bool) -> None:
         try:
@@ -125,12 +135,31 @@ class Generations:
 
     def _swap(self, config: Config, snapshot: Snapshot) -> None:
         whole = trusted(snapshot, config.trust)
-        state = State(config, contexts(whole, config))
-        self._config, self._snapshot = config, snapshot
+        settled = self._settled(config, snapshot)
+        state = State(settled, contexts(whole, settled))
+        self._tell(settled)
+        self._config, self._snapshot, self._state = config, snapshot, state
         if self._first.done():
             self._taken(state)
         else:
             self._first.set_result(state)
+
+    def _settled(self, config: Config, snapshot: Snapshot) -> Config:
+        """The same object as long as nothing but credentials has changed: then nothing need be asked again."""
+        same = (
+            self._state is not None
+            and config is self._config
+            and snapshot.svid.id == self._state.contexts.snapshot.svid.id
+        )
+        return self._state.config if same and self._state else settle(config, snapshot.svid.id)
+
+    def _tell(self, settled: Config) -> None:
+        """Of objects that do less than it seems, once."""
+        remarks = settled.settled.remarks if settled.settled else ()
+        for remark in remarks:
+            if remark not in self._told:
+                log.warning("%s", remark)
+        self._told = remarks
 
     def _refuse(self, error: ConfigError) -> None:
         log.error("reload refused, the last good configuration keeps serving: %s", error)

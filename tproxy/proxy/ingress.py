@@ -6,7 +6,9 @@ import socket
 from typing import assert_never
 
 from tproxy.core import decide
-from tproxy.core.config import Mode
+from tproxy.core.config import Config, Mode
+from tproxy.core.identity import SpiffeId
+from tproxy.core.policy import Allow
 from tproxy.core.reason import Deny
 from tproxy.core.record import Record
 from tproxy.kernel.sock import abort
@@ -49,11 +51,11 @@ async def _admitted(down: socket.socket, trace: Trace, state: State, side: Side)
         spoken = await first(
             down, config.limits.silence if mode is Mode.PERMISSIVE else config.limits.peek, side.reactor
         )
-    match decide.ingress(trace.target, mode, spoken):
+    match decide.ingress(trace.target, mode, spoken, config.mode_rule(trace.target.port)):
         case Deny() as deny:
             return deny
         case decide.Plain():
-            answer = decide.authorize(None, trace.source, trace.target, config)
+            answer = _asked(None, trace, config)
             if isinstance(answer, Deny):
                 return answer
             trace.rule = answer.rule
@@ -69,8 +71,15 @@ async def _proven(down: socket.socket, trace: Trace, state: State, side: Side) -
     if isinstance(session, Deny):
         return session
     trace.session(session)
-    answer = decide.authorize(session.peer, trace.source, trace.target, state.config)
+    answer = _asked(session.peer, trace, state.config)
     if isinstance(answer, Deny):
         return answer
     trace.rule = answer.rule
     return session.leg
+
+
+def _asked(peer: SpiffeId | None, trace: Trace, config: Config) -> Allow | Deny:
+    """The policy's answer, and in the trace what it notes beside."""
+    call = decide.called(peer, trace.source, trace.target, config)
+    trace.dry_run, trace.audit = config.policy.dry_run(call), config.policy.audit(call)
+    return decide.authorize(peer, trace.source, trace.target, config)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from tproxy.core import recheck
+from tproxy.core.directory import Entry
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction
 from tproxy.proxy.side import Side, State
@@ -25,9 +26,9 @@ def deadline(state: State, trace: Trace, now: float, clock: float) -> float:
 def admit(trace: Trace, state: State, side: Side) -> Deny | None:
     """Just before the first byte: what was decided under ``state`` must still hold, and from here on it is watched."""
     trace.carrying, trace.ends = True, deadline(state, trace, time.time(), time.monotonic())
-    if side.state is state:
-        return None
-    return next((deny for _, deny in fallen((trace,), state, side.state)), None)
+    moved = misplaced((trace,), side) if trace.direction is Direction.EGRESS else ()
+    changed = fallen((trace,), state, side.state) if side.state is not state else ()
+    return next((deny for _, deny in (*moved, *changed)), None)
 
 
 def overdue(traces: Iterable[Trace], clock: float) -> Iterable[tuple[Trace, Deny]]:
@@ -38,6 +39,21 @@ def overdue(traces: Iterable[Trace], clock: float) -> Iterable[tuple[Trace, Deny
                 trace,
                 Deny(Reason.CUT_BY_EXPIRY, "a certificate of this connection has expired, and the grace is over"),
             )
+
+
+def misplaced(traces: Iterable[Trace], side: Side) -> Iterable[tuple[Trace, Deny]]:
+    """Of the application's connections those that would not go where they went: the directory says something else now.
+
+    What it has forgotten says nothing against whom they have proven: pods that end serve their last requests.
+    """
+    for trace in traces:
+        if not trace.carrying:
+            continue  # ``admit`` will look at it
+        found = side.directory(trace.target.ip)
+        if isinstance(found, Entry) and found != trace.found:
+            trace.found = found
+            if deny := _policy(trace, side.state):
+                yield trace, deny
 
 
 def fallen(traces: Iterable[Trace], old: State, new: State) -> Iterable[tuple[Trace, Deny]]:
@@ -59,7 +75,7 @@ def _trust_of(state: State) -> object:
 def _policy(trace: Trace, state: State) -> Deny | None:
     peer = trace.proven.peer if trace.proven else None
     if trace.direction is Direction.EGRESS:
-        deny = recheck.egress(trace.target, trace.local, peer, state.config)
+        deny = recheck.egress(trace.target, trace.local, peer, state.config, trace.found)
     else:
         deny = recheck.ingress(trace.target, trace.source, peer, state.config)
     return deny and Deny(Reason.CUT_BY_POLICY, deny.why, deny.rule)

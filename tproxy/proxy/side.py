@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
+from tproxy.core.directory import Absent, Found
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.identity.openssl import Role, Ticket
@@ -40,6 +41,11 @@ class State:
         return self.contexts.snapshot.svid.serial
 
 
+def no_directory(_: Address) -> Found:
+    """None is configured."""
+    return Absent.UNLISTED
+
+
 @dataclass(slots=True)
 class Side:
     """The sidecar as its connections see it."""
@@ -48,6 +54,7 @@ class Side:
     finished: Callable[[Record], None]
     reactor: AnyReactor = field(init=False)
     shortcut: Shortcut | None = None
+    directory: Callable[[Address], Found] = no_directory
     handshakes: int = 0
 
     def __post_init__(self) -> None:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from tproxy.core.address import Address
+from tproxy.core.directory import Found
 from tproxy.core.record import Direction, Record
 from tproxy.kernel.sock import listener
 from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.egress import egress
 from tproxy.proxy.ingress import ingress
-from tproxy.proxy.live import fallen, overdue
+from tproxy.proxy.live import fallen, misplaced, overdue
 from tproxy.proxy.server import Server, drain
-from tproxy.proxy.side import Side, State
+from tproxy.proxy.side import Side, State, no_directory
 
 log = logging.getLogger("tproxy")
 
@@ -23,8 +25,13 @@ log = logging.getLogger("tproxy")
 class Sidecar:
     """Owns the two servers and the state of the moment."""
 
-    def __init__(self, finished: Callable[[Record], None], shortcut: Shortcut | None = None) -> None:
-        self._finished, self._shortcut = finished, shortcut
+    def __init__(
+        self,
+        finished: Callable[[Record], None],
+        shortcut: Shortcut | None = None,
+        directory: Callable[[Address], Found] = no_directory,
+    ) -> None:
+        self._finished, self._shortcut, self._directory = finished, shortcut, directory
         self._side: Side | None = None
         self._draining = False
         self._servers: list[Server[Side]] = []
@@ -36,7 +43,7 @@ class Sidecar:
 
     def start(self, state: State) -> None:
         """Listen. KernelError says what is missing."""
-        side = self._side = Side(state, self._finished, self._shortcut)
+        side = self._side = Side(state, self._finished, self._shortcut, self._directory)
         ports, mark = state.config.ports, state.config.marks.own
         self._servers.append(Server(listener(ports.egress, mark), Direction.EGRESS, egress, side))
         self._servers.append(Server(listener(ports.ingress, mark), Direction.INGRESS, ingress, side))
@@ -61,10 +68,23 @@ class Sidecar:
             log.warning("ports and capture take effect only after tproxy init and a restart of the sidecar")
         if replace(new.config.fast, resumption=old.config.fast.resumption) != old.config.fast:
             log.warning("fast.relay, sockmap and splicer take effect only after a restart of the sidecar")
-        log.info("reloaded: %s, serial %x", new.own, new.serial)
+        if new.config.directory != old.config.directory:
+            log.warning("directory takes effect only after a restart of the sidecar")
+        what = "renewed" if new.config is old.config else "reloaded"
+        log.info("%s: %s, serial %x", what, new.own, new.serial)
         cut = sum(server.cut(lambda traces: fallen(traces, old, new)) for server in self._servers)
         if cut:
             log.warning("%d running connections were cut: they would not be admitted now", cut)
+
+    def moved(self, addresses: frozenset[Address]) -> None:
+        """The directory says something else of these."""
+        side = self._side
+        if side is None or not self._servers:
+            return
+        egress = self._servers[0]
+        cut = egress.cut(lambda traces: misplaced([one for one in traces if one.target.ip in addresses], side))
+        if cut:
+            log.warning("%d running connections were cut: the directory expects somebody else there now", cut)
 
     async def sweep(self, seconds: float = 1.0) -> None:
         """Cut what has outlived its certificates, for ever."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
+from tproxy.core.directory import Absent, Found
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record, TlsFacts
 from tproxy.identity.openssl import TlsError
@@ -27,11 +28,14 @@ class Trace:
     began: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.monotonic)
     rule: str = ""
+    dry_run: str = ""
+    audit: str = ""
     peer: str = ""
     own: str = ""
     peer_serial: str = ""
     own_serial: str = ""
     tls: TlsFacts | None = None
+    found: Found = Absent.UNLISTED  # what the directory said of the target
     sni: str = ""
     backend: Endpoint | None = None
     local: bool = False  # the target is this pod's own address
@@ -85,6 +89,8 @@ class Trace:
             reason=reason,
             why=why,
             rule=self.rule,
+            dry_run=self.dry_run,
+            audit=self.audit,
             peer=self.peer,
             own=self.own,
             peer_serial=self.peer_serial,

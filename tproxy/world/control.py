@@ -14,18 +14,20 @@ from tproxy.world.process import Process
 from tproxy.world.sidecars import OWNER, TPROXY, tproxy
 
 PORT = 15012
+DIRECTORY_PORT = 15013
 
 
 class Control:
     """The authority of a trust domain as a server; workloads come with join tokens."""
 
-    def __init__(self, pod: Pod, trust_domain: str) -> None:
+    def __init__(self, pod: Pod, trust_domain: str, **config: Any) -> None:
         self.pod, self.trust_domain, self.process = pod, trust_domain, None
         self.folder = pod.world.directory / f"control-{trust_domain}"
         self.log = pod.world.directory / f"{pod.name}-control.log"
         self.path = pod.world.directory / f"{pod.name}-control.yaml"
         tproxy("ca", "init", "--dir", str(self.folder), "--trust-domain", trust_domain)
-        self.path.write_text(yaml.safe_dump({"dir": str(self.folder), "names": [pod.v4, pod.v6, "localhost"]}))
+        base = {"dir": str(self.folder), "names": [pod.v4, pod.v6, "localhost"]}
+        self.path.write_text(yaml.safe_dump({**base, **config}))
 
     process: Process | None
 
@@ -40,6 +42,11 @@ class Control:
         """SIGKILL."""
         assert self.process is not None
         self.process.kill()
+
+    @property
+    def directory(self) -> dict[str, Any]:
+        """The section ``directory`` of a sidecar."""
+        return {"address": f"{self.pod.v4}:{DIRECTORY_PORT}"}
 
     def identity(self, account: str, namespace: str = "demo", ttl: str = "24h") -> dict[str, Any]:
         """The section ``identity`` of a sidecar with a join token of its own."""

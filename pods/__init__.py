@@ -1,0 +1,1 @@
+"""``make pod-demo`` and ``make kind-demo``: the manifests and the image in real containers."""

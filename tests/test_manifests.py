@@ -1,0 +1,216 @@
+"""What ``kubectl apply -k manifests/...`` would apply: valid, complete, and with no more rights than it says."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from pods.podman import injection
+from pods.render import Object, containers, find, key, load, render
+from tproxy.control.config import Control
+from tproxy.core.config import Config
+from tproxy.core.injection import NEVER, Injection
+from tproxy.core.pod import Patch, Skip, inject
+from tproxy.core.settings import IstioCa, Mode, WorkloadApi
+from tproxy.core.workload import places
+
+HERE = Path(__file__).parents[1] / "manifests"
+OVERLAYS = sorted(path.parent for path in HERE.glob("overlays/*/kustomization.yaml"))
+FILES = sorted(path for path in HERE.rglob("*.yaml") if path.name != "kustomization.yaml")
+BROUGHT = {"tproxy-ca"}  # by whoever installs: README
+VERSION = "1.31"
+
+
+@pytest.fixture(params=[HERE / "base", HERE / "examples", *OVERLAYS], ids=lambda path: path.name)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return render(request.param)
+
+
+def settings(overlay: str) -> Injection:
+    found = find(render(HERE / overlay), "ConfigMap", "tproxy-control")
+    return Injection.parse(injection(found), "injection")
+
+
+def templates(objects: list[Object]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod that these make, with its namespace."""
+    for one in objects:
+        for place in places(one):
+            yield one["metadata"]["namespace"], place.look(one)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HERE)))
+def test_every_file_is_valid_against_kubernetes_schemas(path: Path) -> None:
+    for one in load(path):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+
+
+def test_every_overlay_renders_to_valid_objects_each_of_which_is_there_once(objects: list[Object]) -> None:
+    for one in objects:
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    names = [key(one) for one in objects]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_kubectl_renders_the_same(overlay: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed: the renderer is compared with it where it is")
+    text = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, check=True).stdout
+    theirs = {key(one): one for one in yaml.safe_load_all(text)}
+    assert theirs == {key(one): one for one in render(overlay)}
+
+
+def test_what_a_kustomization_uses_and_the_renderer_does_not_know_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: []\nnamePrefix: x-\n")
+    with pytest.raises(ValueError, match="namePrefix: not known"):
+        render(tmp_path)
+
+
+def test_every_reference_leads_to_something(objects: list[Object]) -> None:
+    there = {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]) for one in objects}
+    for namespace, pod in templates(objects):
+        spec = pod["spec"]
+        assert ("ServiceAccount", namespace, spec["serviceAccountName"]) in there
+        assert ("Namespace", "", namespace) in there
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+        for volume in volumes.values():
+            if "configMap" in volume:
+                assert ("ConfigMap", namespace, volume["configMap"]["name"]) in there
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in BROUGHT
+        mounted = {mount["name"] for one in spec["containers"] for mount in one.get("volumeMounts", [])}
+        assert mounted == set(volumes)
+    for one in objects:
+        if one["kind"] == "ClusterRoleBinding":
+            assert ("ClusterRole", "", one["roleRef"]["name"]) in there
+            for subject in one["subjects"]:
+                assert (subject["kind"], subject["namespace"], subject["name"]) in there
+
+
+def test_every_selector_selects_a_pod_and_every_port_is_one_of_its(objects: list[Object]) -> None:
+    pods = list(templates(objects))
+    for one in objects:
+        namespace, spec = one["metadata"].get("namespace"), one.get("spec", {})
+        wanted = spec.get("podSelector", spec.get("selector"))
+        if one["kind"] not in ("Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment") or wanted == {}:
+            continue
+        labels = wanted.get("matchLabels", wanted)
+        chosen = [
+            pod for where, pod in pods if where == namespace and labels.items() <= pod["metadata"]["labels"].items()
+        ]
+        assert chosen, key(one)
+        ports = {port["name"] for pod in chosen for found in containers(pod) for port in found.get("ports", [])}
+        if one["kind"] == "Service":
+            assert {port["targetPort"] for port in spec["ports"]} <= ports
+    for pod in (pod for _, pod in pods):
+        for container in containers(pod):
+            ports = {port["name"] for port in container.get("ports", [])}
+            asked = [container.get(f"{kind}Probe", {}) for kind in ("startup", "readiness", "liveness")]
+            named = {how["port"] for probe in asked for kind in ("httpGet", "tcpSocket") if (how := probe.get(kind))}
+            assert named <= ports
+
+
+def test_the_webhook_asks_for_labelled_namespaces_only_and_never_for_the_clusters_or_its_own() -> None:
+    objects = render(HERE / "base")
+    (hook,) = find(objects, "MutatingWebhookConfiguration", "tproxy-injector")["webhooks"]
+    assert hook["failurePolicy"] == "Fail"
+    assert hook["namespaceSelector"]["matchLabels"] == {"tproxy.dev/inject": "true"}
+    (never,) = hook["namespaceSelector"]["matchExpressions"]
+    assert (never["key"], never["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
+    assert set(never["values"]) == {*NEVER, "tproxy-system"}
+    assert hook["sideEffects"] == "None"
+    service = find(objects, "Service", hook["clientConfig"]["service"]["name"])
+    assert hook["clientConfig"]["service"]["port"] in {port["port"] for port in service["spec"]["ports"]}
+    assert service["metadata"]["namespace"] == hook["clientConfig"]["service"]["namespace"]
+
+
+def test_control_has_these_rights_and_no_others() -> None:
+    objects = render(HERE / "base")
+    assert [one["kind"] for one in objects if "Role" in one["kind"]] == ["ClusterRole", "ClusterRoleBinding"]
+    rules = find(objects, "ClusterRole", "tproxy-control")["rules"]
+    rights = {(rule["resources"][0], *rule.get("resourceNames", [])): rule["verbs"] for rule in rules}
+    assert rights == {
+        ("tokenreviews",): ["create"],
+        ("pods",): ["get", "list", "watch"],
+        ("services",): ["list", "watch"],
+        ("endpointslices",): ["list", "watch"],
+        ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
+        ("namespaces",): ["list"],
+        ("configmaps", "tproxy-ca-roots"): ["list", "create", "patch"],
+    }
+    assert all(len(rule["resources"]) == 1 for rule in rules)
+
+
+def test_control_may_run_where_pod_security_is_restricted() -> None:
+    """Kubernetes, Pod Security Standards, "Restricted"."""
+    objects = render(HERE / "base")
+    assert find(objects, "Namespace", "tproxy-system")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == (
+        "restricted"
+    )
+    spec = find(objects, "Deployment", "tproxy-control")["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]} <= {"configMap", "secret", "emptyDir"}
+
+
+@pytest.mark.parametrize("overlay", ["base", *(f"overlays/{path.name}" for path in OVERLAYS)])
+def test_control_and_the_injector_understand_their_files(overlay: str) -> None:
+    data = find(render(HERE / overlay), "ConfigMap", "tproxy-control")["data"]
+    control = Control.parse(yaml.safe_load(data["control.yaml"]), "control.yaml")
+    (container,) = containers(find(render(HERE / overlay), "Deployment", "tproxy-control"))
+    assert control.dir in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert "tproxy-control.tproxy-system.svc" in control.names
+    if overlay != "overlays/podman":
+        assert control.webhook is not None
+        assert control.webhook.host == "tproxy-control.tproxy-system.svc"
+        (hook,) = find(render(HERE / overlay), "MutatingWebhookConfiguration", control.webhook.configuration)[
+            "webhooks"
+        ]
+        assert control.webhook.namespaces == "=".join(*hook["namespaceSelector"]["matchLabels"].items())
+        ports = {
+            port["port"] for port in find(render(HERE / overlay), "Service", control.webhook.service)["spec"]["ports"]
+        }
+        assert control.directory is not None
+        assert ports == {control.port, control.webhook.port, control.directory.port}
+    assert settings(overlay).namespace == "tproxy-system"
+
+
+def test_the_overlays_do_what_they_are_named_for() -> None:
+    def config(overlay: str) -> Config:
+        return Config.parse(settings(f"overlays/{overlay}").config, overlay)
+
+    assert config("demo").mode is Mode.STRICT
+    assert config("permissive-migration").mode is Mode.PERMISSIVE
+    assert isinstance(config("spire").identity, WorkloadApi)
+    found = config("istio-ca").identity
+    assert isinstance(found, IstioCa)
+    assert found.address.startswith("istiod.istio-system.svc")
+
+
+@pytest.mark.parametrize("overlay", ["demo", "podman"])
+def test_the_examples_are_injected_into_valid_pods_and_one_is_left_out(overlay: str) -> None:
+    results = {}
+    for one in render(HERE / "overlays" / overlay):
+        if one["metadata"].get("namespace") == "demo":
+            for place in places(one):
+                results[place.name] = result = inject(place.look(one), settings(f"overlays/{overlay}"))
+                if isinstance(result, Patch):
+                    assert result.warnings == ()
+                    pod = {"apiVersion": "v1", "kind": "Pod", **result.pod}
+                    kubernetes_validate.validate(pod, VERSION, strict=True)
+    assert {name: type(result) for name, result in results.items()} == {
+        "web": Patch,
+        "client": Patch,
+        "order": Patch,
+        "outsider": Skip,
+    }

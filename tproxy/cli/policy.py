@@ -1,0 +1,118 @@
+"""``tproxy policy``: what the policy of a configuration, Kubernetes objects included, says about one caller."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TypeVar
+
+from tproxy.cli import Verbs
+from tproxy.cli.source import read
+from tproxy.core.address import Address, Endpoint, parse_address
+from tproxy.core.conditions import Attribute
+from tproxy.core.config import Config, parse_port
+from tproxy.core.effective import settle
+from tproxy.core.explain import Explanation, asks_for, explain
+from tproxy.core.fields import ConfigError
+from tproxy.core.identity import SpiffeId
+
+T = TypeVar("T")
+EXAMPLES = """examples:
+  tproxy policy explain --config sidecar.yaml --from spiffe://cluster.local/ns/shop/sa/web --port 80
+  tproxy policy explain --config sidecar.yaml --from 10.0.0.7 --port 80      a caller without identity: plaintext
+  tproxy policy explain --config sidecar.yaml --from spiffe://... --from 10.0.0.7 --port 80 --json | jq .rule
+
+exit codes: 0 allowed, 1 denied, 2 bad input"""
+_UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    top = verbs.add_parser("policy", help="who may call, and which rule says so", description=__doc__)
+    parser = top.add_subparsers(dest="what", metavar="WHAT", required=True).add_parser(
+        "explain",
+        help="may this caller call this port, and why?",
+        description="Say which object decides about a caller, why, and which came close. Touches nothing.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="YAML of this pod's sidecar")
+    parser.add_argument(
+        "--from",
+        dest="callers",
+        metavar="SPIFFE_ID|IP",
+        action="append",
+        required=True,
+        help="the caller: its id, its address (then in plaintext), or both, each with a --from",
+    )
+    parser.add_argument("--port", required=True, metavar="N", help="the application's port")
+    parser.add_argument("--to", metavar="IP", help="the address it calls, where a policy asks for it (destination.ip)")
+    parser.add_argument("--namespace", metavar="NAME", help="this workload's, if workload.namespace does not say it")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain; the exit code is the answer."""
+    config = _settled(read(args.config), args.namespace)
+    port = _parsed("--port", args.port, parse_port)
+    peer, source = _caller(args.callers)
+    target = _parsed("--to", args.to, parse_address) if args.to else None
+    source = _known(source, "--from", Attribute.SOURCE_IP, config)
+    target = _known(target, "--to", Attribute.TARGET_IP, config)
+    found = explain(peer, Endpoint(source, 0), Endpoint(target, port), config)
+    found = replace(found, why=found.why.replace(str(_UNKNOWN), "whatever address"))
+    print(json.dumps(asdict(found), indent=2) if args.json else text(found))
+    return 0 if found.allowed else 1
+
+
+def text(found: Explanation) -> str:
+    """For people: the answer, then every rule."""
+    head = {
+        "allow" if found.allowed else "deny": found.rule,
+        "why": found.why,
+        "port": found.mode,
+        "dry-run": found.dry_run,
+        "audit": found.audit,
+    }
+    lines = [f"{key:<8} {value}" for key, value in head.items() if value]
+    width = max((len(line.rule) for line in found.lines), default=0)
+    wide = max((len(line.action) for line in found.lines), default=0)
+    for line in found.lines:
+        result = f"misses: {'; '.join(line.misses)}" if line.misses else "matches"
+        lines.append(f"  {line.rule:<{width}}  {line.action:<{wide}}  {result}")
+    return "\n".join([*lines, *(f"  not for this workload: {aside}" for aside in found.aside)])
+
+
+def _settled(config: Config, namespace: str | None) -> Config:
+    if config.manifests and config.settled is None and not namespace:
+        raise ConfigError("command line", "--namespace", "is missing: the configuration does not say it")
+    named = replace(config, workload=replace(config.workload, namespace=namespace)) if namespace else config
+    return settle(named, None)
+
+
+def _caller(values: list[str]) -> tuple[SpiffeId | None, Address | None]:
+    ids = [value for value in values if value.startswith("spiffe:")]
+    addresses = [value for value in values if not value.startswith("spiffe:")]
+    if len(ids) > 1 or len(addresses) > 1:
+        raise ConfigError("command line", "--from", "one id and one address at most", values)
+    peer = _parsed("--from", ids[0], SpiffeId.parse) if ids else None
+    return peer, _parsed("--from", addresses[0], parse_address) if addresses else None
+
+
+def _known(address: Address | None, option: str, attribute: Attribute, config: Config) -> Address:
+    """An address that a condition asks for cannot be left out: the answer would be a guess."""
+    if address is None and asks_for(attribute, config):
+        raise ConfigError(
+            "command line", option, f"is missing: a policy here asks for {attribute}, so give the address"
+        )
+    return address or _UNKNOWN
+
+
+def _parsed(option: str, value: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError("command line", option, str(error), value) from error
