@@ -190,6 +190,9 @@ spec:
     assert tls(loaded, 8443).port == 443
     assert "spec.ports[1].targetPort: Service istio-system/istio-ingressgateway: is a name" in said(loaded)
     assert sorted(port for _, port in load(GATEWAY, own).table.listeners) == [443, 31400]
+    taken = load(GATEWAY, own.replace("targetPort: tcp", "targetPort: 8443"), labels={"istio": "ingressgateway"})
+    assert "port 31400 would be bound at 8443, where port 443 is; it is not served" in said(taken)
+    assert [port for _, port in taken.table.listeners] == [8443]
 
 
 def test_the_oldest_of_two_routes_for_a_name_gets_it_and_the_other_is_told() -> None:

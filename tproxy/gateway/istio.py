@@ -49,10 +49,15 @@ def listeners(
     for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
         for server in found:
             _merge(ports.setdefault((server.bind, server.port), []), server, findings)
-    return {
-        (address, targets.get(port, port)): _listener(port, found, bound, findings)
-        for (address, port), found in ports.items()
-    }
+    served: dict[Bind, Listener] = {}
+    for (address, port), found in ports.items():
+        bind = address, targets.get(port, port)
+        if bind in served:
+            why = f"port {port} would be bound at {bind[1]}, where port {served[bind].port} is; it is not served"
+            findings.warn(found[0].gateway, found[0].path, why)
+        else:
+            served[bind] = _listener(port, found, bound, findings)
+    return served
 
 
 def _targets(things: Iterable[Object], labels: Mapping[str, str], findings: Findings) -> dict[int, int]:
