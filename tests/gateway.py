@@ -197,8 +197,12 @@ class Gateway:
 
     def records(self, **wanted: str) -> list[dict[str, Any]]:
         """Those whose fields are so."""
-        lines = [json.loads(line) for line in self.process.log.read_text().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self._lines() if line.startswith("{")]
         return [line for line in lines if "direction" in line and wanted.items() <= line.items()]
+
+    def _lines(self) -> list[str]:
+        """Whole lines only: the last one may still be being written."""
+        return self.process.log.read_text().split("\n")[:-1]
 
     def record(self, **wanted: str) -> dict[str, Any]:
         """The first such, awaited."""

@@ -110,7 +110,7 @@ def test_odd_values_anywhere_are_findings_and_the_rest_is_served(edits: list[tup
         try:
             for key in spot[:-1]:
                 into = into[key]
-            into[spot[-1]] = value
+            into[spot[-1]] = copy.deepcopy(value)  # else one edit could put a thing into itself
         except (KeyError, IndexError, TypeError):
             continue  # an earlier edit took the way there
     read("\n---\n".join(json.dumps(each) for each in things))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tproxy.cli import main
+from tproxy.core.hello import Hello
 from tproxy.core.http_routes import Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
@@ -20,6 +21,7 @@ from tproxy.core.routes import (
     TcpListener,
     Terminate,
     TlsListener,
+    by_hello,
     by_sni,
     choose,
 )
@@ -174,6 +176,25 @@ def test_a_gateway_that_selects_other_pods_is_not_served() -> None:
     assert not load(GATEWAY, VIRTUAL, SERVICES, labels={"istio": "egressgateway"}).table.listeners
 
 
+def test_a_port_of_the_service_that_selects_this_pod_is_listened_to_at_its_target() -> None:
+    own = """
+apiVersion: v1
+kind: Service
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  ports: [{name: https, port: 443, targetPort: 8443}, {name: tcp, port: 31400, targetPort: tcp}]
+"""
+    loaded = load(GATEWAY, VIRTUAL, SERVICES, own, labels={"istio": "ingressgateway"})
+    assert sorted(port for _, port in loaded.table.listeners) == [8443, 31400]
+    assert tls(loaded, 8443).port == 443
+    assert "spec.ports[1].targetPort: Service istio-system/istio-ingressgateway: is a name" in said(loaded)
+    assert sorted(port for _, port in load(GATEWAY, own).table.listeners) == [443, 31400]
+    taken = load(GATEWAY, own.replace("targetPort: tcp", "targetPort: 8443"), labels={"istio": "ingressgateway"})
+    assert "port 31400 would be bound at 8443, where port 443 is; it is not served" in said(taken)
+    assert [port for _, port in taken.table.listeners] == [8443]
+
+
 def test_the_oldest_of_two_routes_for_a_name_gets_it_and_the_other_is_told() -> None:
     old = VIRTUAL.replace("name: web, name", 'name: zz, creationTimestamp: "2020-01-01T00:00:00Z", name')
     loaded = load(GATEWAY, VIRTUAL, old, SERVICES)
@@ -283,6 +304,17 @@ def test_a_thousand_routes_are_read_in_a_few_seconds_and_found_at_once() -> None
     loaded = load(GATEWAY, SERVICES, many)
     assert time.process_time() - began < 5
     assert route_of(loaded, "n999.example.com") == "VirtualService shop/v999 tls[0]"
+
+
+def test_an_annotation_names_the_solver_of_challenges_in_the_gateway_s_own_namespace() -> None:
+    here = GATEWAY.replace("namespace: istio-system", "namespace: shop").replace(
+        "  name: gw\n", '  name: gw\n  annotations: {tproxy.dev/acme-tls-backend: "web:443"}\n'
+    )
+    hello = Hello("ended.example.com", ("acme-tls/1",), (0x304,), ())
+    found = by_hello(tls(load(here, SERVICES)), hello)
+    assert isinstance(found, Passthrough) and len(found.route.backends[0].endpoints) == 2
+    wrong = said(load(here.replace("web:443", "web"), SERVICES))
+    assert "metadata.annotations.tproxy.dev/acme-tls-backend: 'web': expected a port" in wrong
 
 
 HTTP = """

@@ -490,6 +490,11 @@ def test_what_cannot_be_used_is_not_taken_up_and_ports_come_and_go(nginx: Nginx,
         assert curl("a.example.com", one).returncode == 0
         (folder / "b.yaml").unlink()
         gateway.said("reloaded: ports")
+        folder.rename(tmp_path / "away")
+        gateway.said("not taken up", 2)
+        assert curl("a.example.com", one).returncode == 0
+        (tmp_path / "away").rename(folder)
+        gateway.said("reloaded: ports", 2)
         table(two)
         gateway.said(f"reloaded: ports {two}")
         assert curl("a.example.com", two).returncode == 0

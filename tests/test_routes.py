@@ -84,6 +84,21 @@ def test_terminated_and_passed_names_stand_on_one_port() -> None:
     assert by_hello(TLS, hello("t.example.com")) is TERMINATE
 
 
+def test_a_challenge_for_a_name_that_ends_here_goes_to_its_solver_and_nothing_else_does() -> None:
+    """RFC 8737: for a name without its certificate, too; a passed name's challenge goes to its own backend."""
+    solver = Route("solver", ())
+    ended = Terminate("gw", TERMINATE.tls, TERMINATE.inside, solver)
+    made = TlsListener(443, HostTable([("a.b", ended), ("c.b", Closed("gw", "", solver)), ("p.b", passthrough("p"))]))
+
+    def ask(name: str, *alpn: str) -> str:
+        found = by_hello(made, Hello(name, alpn, (0x304,), ()))
+        return found.route.name if isinstance(found, Passthrough) else type(found).__name__
+
+    assert [ask(name, "acme-tls/1") for name in ("a.b", "c.b", "p.b", "x.b")] == ["solver", "solver", "p", "Deny"]
+    assert [ask(name, "acme-tls/1", "h2") for name in ("a.b", "c.b")] == ["Terminate", "Deny"]
+    assert ask("a.b") == "Terminate"
+
+
 def test_a_listener_without_a_route_keeps_its_names_from_wider_listeners() -> None:
     assert by_sni(ALL, "x.closed.example.com") == Deny(Reason.NO_ROUTE, "nothing is routed here", "gw")
 

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tproxy.cli import gateway as verb
+from tproxy.cli import gateway_source as source
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
@@ -35,16 +35,18 @@ def run(args: argparse.Namespace) -> int:
     from tproxy.kernel import privileges
 
     start_logging(args)
-    settings = verb.settings_of(args)
-    directory = Directory(verb.folder_of(args))
+    settings = source.settings_of(args)
+    directory = Directory(source.folder_of(args))
     loaded = _compiled(directory, args)
     if loaded.errors:
         raise ConfigError(
-            str(verb.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
+            str(source.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
         )
+    gc.collect()  # what the YAML was: keys were in it
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
+    privileges.keep_secrets()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(args, settings, directory, loaded))
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
 
-    loaded = compile_table(*directory.read(), verb.labels_of(args))
+    loaded = compile_table(*directory.read(), source.labels_of(args))
     for finding in loaded.findings:
         log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
     return loaded
@@ -107,7 +109,7 @@ async def _follow(
         try:
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
-                raise ConfigError(str(verb.folder_of(args)), "", f"{len(loaded.errors)} errors")
+                raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
             gate.take(loaded.table)
         except (ConfigError, KernelError) as error:
             metrics.refused()

@@ -23,6 +23,7 @@ from tproxy.core.hostnames import HostTable
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 
+_ACME = ("acme-tls/1",)
 _NAMED = 5  # configured names in a refusal: a log line is not a list
 
 
@@ -90,11 +91,12 @@ class Passthrough:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """We end TLS, and carry requests or bytes."""
+    """We end TLS, and carry requests or bytes; but a TLS-ALPN-01 challenge (RFC 8737) is passed on to its solver."""
 
     server: str
     tls: ServerTls
     inside: HttpTable | Route
+    acme: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Closed:
 
     server: str
     why: str
+    acme: Route | None = None  # it may be waiting for its first certificate
 
 
 Chain: TypeAlias = Passthrough | Terminate | Closed
@@ -147,8 +150,8 @@ class Table:
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:
     """What a client's first bytes mean on a TLS port. Whatever is not a whole ClientHello is refused, never guessed."""
     match first:
-        case Hello(sni=name):
-            return by_sni(listener, name)
+        case Hello(sni=name, alpn=alpn):
+            return (_challenge(listener, name) if alpn == _ACME else None) or by_sni(listener, name)
         case NotTls(why) if why.startswith("first byte"):
             return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
         case NotTls(why):
@@ -159,6 +162,14 @@ def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | D
             return Deny(Reason.HELLO_TIMEOUT, f"only {have} bytes of a ClientHello arrived in time")
         case Gone():
             return Deny(Reason.HELLO_CLOSED, "the client closed before its ClientHello was complete")
+
+
+def _challenge(listener: TlsListener, name: str | None) -> Passthrough | None:
+    """RFC 8737, 3: who validates a name offers this protocol and no other."""
+    chain = found[1] if (found := listener.names.find(name)) else None
+    if isinstance(chain, Terminate | Closed) and chain.acme is not None:
+        return Passthrough(chain.server, chain.acme)
+    return None
 
 
 def by_sni(listener: TlsListener, name: str | None) -> Passthrough | Terminate | Deny:

@@ -22,11 +22,15 @@ class Directory:
 
     def read(self) -> tuple[list[Object], list[ConfigError]]:
         """All objects in the order of file names, and what could not be read. ConfigError if there is no directory."""
-        if not self._folder.is_dir():
-            raise ConfigError(str(self._folder), "", "is not a directory")
         objects: list[Object] = []
         errors: list[ConfigError] = []
-        for path in self._list():
+        try:
+            paths = self._entries()
+        except OSError as error:
+            raise ConfigError(
+                str(self._folder), "", f"is not a directory that can be read: {error.strerror}"
+            ) from error
+        for path in paths:
             for found in _parsed(path):
                 if isinstance(found, Object):
                     objects.append(found)
@@ -42,8 +46,12 @@ class Directory:
         self._watch = self._watched()
 
     def _list(self) -> list[Path]:
-        if not self._folder.is_dir():
+        try:
+            return self._entries()
+        except OSError:
             return []
+
+    def _entries(self) -> list[Path]:
         return sorted(p for p in self._folder.iterdir() if p.suffix in _SUFFIXES and not p.name.startswith("."))
 
     def _watched(self) -> Watch:

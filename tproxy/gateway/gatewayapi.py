@@ -54,7 +54,7 @@ def listeners(
     for thing in kinds["Gateway"]:
         try:
             if ours is None or thing.fields("spec").text("gatewayClassName") in ours:
-                gateways[thing.key] = read(thing, world)
+                gateways[thing.key] = read(thing, world, registry)
         except ConfigError as error:
             findings.error(error)
     for found in gateways.values():
@@ -193,10 +193,10 @@ def _chains(found: list[Listener], taken: Mapping[int, _Taken]) -> dict[str, Cha
     for one in found:
         assert one.tls is not None
         if not one.serves:
-            chains[one.hostname] = Closed(one.title, "; ".join(one.conditions.bad()))
+            chains[one.hostname] = Closed(one.title, "; ".join(one.conditions.bad()), one.acme)
         elif one.tls.mode is not TlsMode.PASSTHROUGH:
             table = http.table([(one.hostname, taken[id(one)].http)])
-            chains[one.hostname] = Terminate(one.title, one.tls, table)
+            chains[one.hostname] = Terminate(one.title, one.tls, table, one.acme)
         else:
             for name, route in taken[id(one)].l4:
                 if owners.owner(name) is one:

@@ -9,10 +9,12 @@ from typing import Any
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
 from tproxy.core.hostnames import ANY, parse_hostname
-from tproxy.core.routes import ServerTls, TlsMode
+from tproxy.core.routes import Route, ServerTls, TlsMode
+from tproxy.gateway.acme import acme_route
 from tproxy.gateway.conditions import Conditions
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
+from tproxy.gateway.registry import Registry
 
 KINDS = {
     "HTTP": ("HTTPRoute", "GRPCRoute"),
@@ -39,6 +41,7 @@ class Listener:
     namespaces: Fields
     tls: ServerTls | None
     conditions: Conditions
+    acme: Route | None
     routes: list[Object] = field(default_factory=list)
 
     @property
@@ -94,18 +97,19 @@ def selects(selector: Fields, labels: dict[str, str]) -> bool:
     return True
 
 
-def read(thing: Object, world: World) -> list[Listener]:
+def read(thing: Object, world: World, registry: Registry) -> list[Listener]:
     """The listeners of a Gateway with what is wrong in each. ConfigError for what the CRD's schema refuses."""
     spec = thing.fields("spec")
     addresses = [each.text("value") for each in spec.each("addresses") if each.text("type", "IPAddress") == "IPAddress"]
-    found = [_listener(thing, entry, addresses[0] if addresses else "", world) for entry in spec.each("listeners")]
+    address, acme = addresses[0] if addresses else "", acme_route(thing, registry)
+    found = [_listener(thing, entry, address, acme, world) for entry in spec.each("listeners")]
     for index, listener in enumerate(found):
         if listener.name in [other.name for other in found[:index]]:
             raise spec.error(f"listeners[{index}].name", "stands here twice", listener.name)
     return found
 
 
-def _listener(thing: Object, entry: Fields, address: str, world: World) -> Listener:
+def _listener(thing: Object, entry: Fields, address: str, acme: Route | None, world: World) -> Listener:
     conditions = Conditions(thing.generation)
     protocol = entry.text("protocol")
     if entry.raw("port") is None:
@@ -125,6 +129,7 @@ def _listener(thing: Object, entry: Fields, address: str, world: World) -> Liste
         namespaces=allowed.inner("namespaces"),
         tls=_tls(thing, entry, protocol, conditions, world),
         conditions=conditions,
+        acme=acme,
     )
     entry.finish()
     return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
+from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http_routes import Entry, HttpTable, istio_order
@@ -39,15 +40,47 @@ def listeners(
     objects: Iterable[Object], registry: Registry, labels: Mapping[str, str], findings: Findings
 ) -> dict[Bind, Listener]:
     """What a gateway pod with these labels listens to. Faults are findings; who has one is left out."""
-    kinds = _by_kind(objects, findings)
+    things = list(objects)
+    kinds, targets = _by_kind(things, findings), _targets(things, labels, findings)
     rules = policies(kinds["DestinationRule"], findings)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(virtuals, kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
-    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, findings), findings):
+    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
         for server in found:
             _merge(ports.setdefault((server.bind, server.port), []), server, findings)
-    return {bind: _listener(bind[1], found, bound, findings) for bind, found in ports.items()}
+    served: dict[Bind, Listener] = {}
+    for (address, port), found in ports.items():
+        bind = address, targets.get(port, port)
+        if bind in served:
+            why = f"port {port} would be bound at {bind[1]}, where port {served[bind].port} is; it is not served"
+            findings.warn(found[0].gateway, found[0].path, why)
+        else:
+            served[bind] = _listener(port, found, bound, findings)
+    return served
+
+
+def _targets(things: Iterable[Object], labels: Mapping[str, str], findings: Findings) -> dict[int, int]:
+    """Ports of the Services that select this pod, and where it must listen for them: 443 may mean 8443."""
+    found: dict[int, int] = {}
+    for thing in things:
+        if (thing.group, thing.kind) != ("", "Service"):
+            continue
+        try:
+            spec = thing.fields("spec")
+            selector = {str(key): str(value) for key, value in spec.inner("selector").data.items()}
+            if not selector or not selector.items() <= labels.items():
+                continue
+            for entry in spec.each("ports"):
+                port = entry.parsed("port", parse_port, None)
+                if isinstance(entry.raw("targetPort"), str):
+                    why = "is a name, which this gateway cannot look up; it listens on the port itself"
+                    findings.warn(thing, entry.name("targetPort"), why)
+                else:
+                    found.setdefault(port, entry.parsed("targetPort", parse_port, port))
+        except ConfigError as error:
+            findings.error(error)
+    return found
 
 
 def _by_kind(objects: Iterable[Object], findings: Findings) -> dict[str, list[Object]]:
@@ -153,10 +186,10 @@ def _ended(server: Server, bound: Bound) -> Chain:
     """We end TLS; a TLS server carries bytes on, an HTTPS server requests."""
     assert server.tls is not None
     if server.protocol == "HTTPS":
-        return Terminate(server.name, server.tls, _requests([server], bound))
+        return Terminate(server.name, server.tls, _requests([server], bound), server.acme)
     if (route := _tcp(server, bound)) is None:
-        return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}")
-    return Terminate(server.name, server.tls, route)
+        return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}", server.acme)
+    return Terminate(server.name, server.tls, route, server.acme)
 
 
 def _requests(found: list[Server], bound: Bound) -> HttpTable:

@@ -10,9 +10,11 @@ from tproxy.core.address import parse_address
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
 from tproxy.core.hostnames import parse_hostname
-from tproxy.core.routes import ServerTls, TlsMode
+from tproxy.core.routes import Route, ServerTls, TlsMode
+from tproxy.gateway.acme import acme_route
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.objects import Object
+from tproxy.gateway.registry import Registry
 
 GROUP = "networking.istio.io"
 _SUPPORTED = "HTTP, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP"
@@ -59,6 +61,7 @@ class Server:
     bind: str
     hosts: tuple[tuple[str, str], ...]
     tls: ServerTls | None
+    acme: Route | None
 
     @property
     def name(self) -> str:
@@ -71,14 +74,15 @@ class Server:
         return self.tls is not None and self.tls.mode is TlsMode.PASSTHROUGH and self.family is Family.TLS
 
 
-def servers(thing: Object, labels: Mapping[str, str], findings: Findings) -> list[Server]:
+def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findings: Findings) -> list[Server]:
     """The servers of a Gateway for a pod with these labels (none known: for any). ConfigError as the webhook's."""
     spec = thing.fields("spec")
     selector = {str(key): str(value) for key, value in spec.inner("selector").data.items()}
     entries = spec.each("servers")
     if not entries:
         raise spec.error("servers", "gateway must have at least one server")
-    found = [_server(thing, entry, findings) for entry in entries]
+    acme = acme_route(thing, registry)
+    found = [_server(thing, entry, acme, findings) for entry in entries]
     spec.finish()
     seen: dict[str, int] = {}
     for index, server in enumerate(found):
@@ -88,7 +92,7 @@ def servers(thing: Object, labels: Mapping[str, str], findings: Findings) -> lis
     return found if not labels or selector.items() <= labels.items() else []
 
 
-def _server(thing: Object, entry: Fields, findings: Findings) -> Server:
+def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings) -> Server:
     port = entry.inner("port")
     if entry.raw("port") is None or port.raw("number") is None:
         raise port.error("number", "port is required: a number from 1 to 65535")
@@ -107,7 +111,7 @@ def _server(thing: Object, entry: Fields, findings: Findings) -> Server:
     bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
     tls = _tls(thing, entry, family, findings)
     entry.finish()
-    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls)
+    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme)
 
 
 def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> ServerTls | None:

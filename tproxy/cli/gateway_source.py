@@ -1,0 +1,59 @@
+"""What the actions of ``tproxy gateway`` read from their options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tproxy.core.address import Network, parse_network
+from tproxy.core.fields import ConfigError
+
+if TYPE_CHECKING:
+    from tproxy.gateway.compile import Loaded
+    from tproxy.gateway.settings import Settings
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The directory, from either way to say it."""
+    if not (folder := args.config or args.folder):
+        raise ConfigError("command line", "--config", "is missing: the directory of YAML files")
+    return Path(folder)
+
+
+def labels_of(args: argparse.Namespace) -> dict[str, str]:
+    """``istio=ingressgateway,app=x``."""
+    pairs = [pair.partition("=") for pair in args.labels.split(",") if pair]
+    if wrong := next(("".join(pair) for pair in pairs if not pair[0] or not pair[1]), None):
+        raise ConfigError("command line", "--labels", "expected key=value,...", wrong)
+    return {key: value for key, _, value in pairs}
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the options say."""
+    from tproxy.gateway.settings import Settings
+
+    return Settings(
+        host=args.listen,
+        hello=args.hello,
+        connect=args.connect,
+        drain=args.drain,
+        connections=args.connections,
+        half_open=args.half_open,
+        proxy_from=tuple(_network(part) for part in args.proxy_from.split(",") if part),
+    )
+
+
+def _network(text: str) -> Network:
+    try:
+        return parse_network(text)
+    except ValueError as error:
+        raise ConfigError("command line", "--proxy-from", str(error), text) from error
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """Read and compile the directory once."""
+    from tproxy.gateway.compile import compile_table
+    from tproxy.gateway.directory import Directory
+
+    return compile_table(*Directory(folder_of(args)).read(), labels_of(args))
