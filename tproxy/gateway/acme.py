@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tproxy.core.annotations import PREFIX
 from tproxy.core.config import parse_port
+from tproxy.core.inject.annotations import PREFIX
 from tproxy.core.routes import Backend, Route
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry, host_of
