@@ -112,9 +112,9 @@ class Sidecar:
         self.running().send(SIGHUP)
 
     def lines(self) -> list[Record]:
-        """Everything in its log that is JSON."""
+        """Everything in its log that is JSON, but for a line that is still being written."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]
 
     def records(self) -> list[Record]:
         """One for each connection that ended."""
