@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncinotify import Inotify
 
 from tproxy.control import store
 from tproxy.core import renewal
@@ -18,6 +19,7 @@ from tproxy.core.settings import Bundle, Files
 from tproxy.identity.files_source import FilesSource
 from tproxy.identity.keeper import Keeper
 from tproxy.identity.source import SourceError
+from tproxy.identity.watch import Watch
 
 Act = Callable[[], AsyncIterator[Snapshot | SourceError]]
 
@@ -207,3 +209,36 @@ def test_key_and_chain_may_stand_in_one_file(volume: Files, tmp_path: Path) -> N
     one.chmod(0o600)
     keeper = kept(FilesSource(Bundle(str(one), volume.ca), "test.local"), lambda _, taken: len(taken) == 1)
     assert str(one) in keeper.status.source
+
+
+def test_waiting_for_changes_never_holds_up_the_loop(
+    volume: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close(2) of an inotify instance waits for all its readers in the kernel; one stays open while folders stay."""
+    opened: list[Inotify] = []
+
+    class Counted(Inotify):
+        def __init__(self) -> None:
+            super().__init__()
+            opened.append(self)
+
+    monkeypatch.setattr("tproxy.identity.watch.Inotify", Counted)
+    monkeypatch.setattr("tproxy.identity.watch.LOOK", 0.02)
+
+    async def wait() -> None:
+        watch = Watch([volume.cert, volume.key])
+        change = asyncio.create_task(watch.change())
+        await asyncio.sleep(0.5)  # many looks
+        assert not change.done()
+        _issue(tmp_path, renew=True)
+        async with asyncio.timeout(5):
+            await change
+        assert len(opened) == 1
+        change = asyncio.create_task(watch.change())
+        await asyncio.sleep(0.3)
+        _issue(tmp_path, renew=True)  # another folder behind the link
+        async with asyncio.timeout(5):
+            await change
+
+    asyncio.run(wait())
+    assert len(opened) <= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ class Watch:
     """Whether files, and those in folders, are other ones than they were: time, inode and size, symlinks followed."""
 
     def __init__(self, paths: Sequence[str]) -> None:
+        self._inotify: Inotify | None = None
+        self._watched: dict[Path, int] = {}  # folder -> inode
         self._paths = tuple(paths)
         self._seen = self._look()
 
@@ -33,17 +36,37 @@ class Watch:
     async def _event(self) -> None:
         """Something has happened in a folder of ours, or it is time to look anyway."""
         try:
-            with Inotify() as inotify:
-                for folder in self._folders():
-                    inotify.add_watch(folder, _CHANGES | Mask.ONLYDIR)
-                if self._look() == self._seen:  # nothing happened before we began to watch
-                    async with asyncio.timeout(LOOK):
-                        await inotify.get()
-                await asyncio.sleep(SETTLE)
+            inotify = self._watching()
+            if self._look() == self._seen:  # nothing happened before we began to watch
+                async with asyncio.timeout(LOOK):
+                    await inotify.get()
+            await asyncio.sleep(SETTLE)
         except TimeoutError:
             return
         except OSError:  # no instance left (inotify(7), max_user_instances), or a folder went away
+            self._drop()
             await asyncio.sleep(1.0)
+
+    def _watching(self) -> Inotify:
+        """The same as before, as long as the folders are the same ones: closing one takes the kernel many ms."""
+        folders = {folder: folder.stat().st_ino for folder in self._folders()}
+        if self._inotify is None or folders != self._watched:
+            self._drop()
+            self._inotify, self._watched = Inotify(), folders
+            for folder in folders:
+                self._inotify.add_watch(folder, _CHANGES | Mask.ONLYDIR)
+        return self._inotify
+
+    def _drop(self) -> None:
+        old, self._inotify = self._inotify, None
+        if old is not None:
+            try:
+                threading.Thread(target=old.close, daemon=True).start()
+            except RuntimeError:  # the interpreter ends
+                old.close()
+
+    def __del__(self) -> None:
+        self._drop()
 
     def _folders(self) -> set[Path]:
         """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are."""

@@ -59,7 +59,7 @@ class Control:
     def issued(self) -> list[dict[str, Any]]:
         """One line for each certificate."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]
         return [line for line in lines if "serial" in line]
 
     def _token(self, who: str) -> list[str]:
