@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import ssl
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -43,10 +42,10 @@ def _svid(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _root(block: bytes) -> dict[str, Any]:
-    der = ssl.PEM_cert_to_DER_cert(block.decode("ascii"))
-    facts = leaf_facts(der)
+    certificate = pem.der(block)
+    facts = leaf_facts(certificate)
     known = {} if isinstance(facts, Malformed) else {"uris": list(facts.uris), "not_after": facts.not_after}
-    return {"sha256": hashlib.sha256(der).hexdigest(), **known}
+    return {"sha256": hashlib.sha256(certificate).hexdigest(), **known}
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -11,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tproxy.admin.http import Answer
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import certificates
+from tproxy.core.pem import certificates, der
 from tproxy.core.record import Record
 from tproxy.core.x509 import LeafFacts, leaf_facts
 
@@ -79,7 +78,7 @@ class Metrics:
         self._expiry.set(snapshot.svid.not_after)
         self._trust.clear()
         for domain, bundle in snapshot.bundles.items():
-            facts = [leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in certificates(bundle)]
+            facts = [leaf_facts(der(block)) for block in certificates(bundle)]
             ends = [found.not_after for found in facts if isinstance(found, LeafFacts)]
             self._trust.labels(domain).set(min(ends, default=0))
         self.taken()

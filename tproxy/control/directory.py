@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -26,6 +25,7 @@ from tproxy.control.watch import Put, Watch
 from tproxy.core import workloads
 from tproxy.core.directory import Version
 from tproxy.core.identity import SpiffeId, svid_id
+from tproxy.core.pem import der
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import Malformed, leaf_facts
 from tproxy.kernel.sock import any_host
@@ -150,8 +150,8 @@ class Directory:
 
     def _caller(self, context: Any) -> SpiffeId | Refused:
         """TLS has verified the chain; whose it is, is seen here."""
-        pem = context.get("x509_pem_cert", [b""])[0]
-        facts = leaf_facts(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))) if pem else None
+        block = context.get("x509_pem_cert", [b""])[0]
+        facts = leaf_facts(der(block)) if block else None
         if facts is None or isinstance(facts, Malformed):
             return Refused(Why.NO_SVID, "the caller shows no certificate that can be read")
         who = svid_id(facts)

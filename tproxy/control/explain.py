@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,11 +9,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tproxy.core import pem
 from tproxy.core.identity import svid_id
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import Malformed, leaf_facts
 
-_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _USES = {"1.3.6.1.5.5.7.3.1": "server", "1.3.6.1.5.5.7.3.2": "client"}
 
 
@@ -32,9 +31,9 @@ class Explained:
     serial: str
 
 
-def certificates(pem: bytes) -> list[x509.Certificate]:
+def certificates(text: bytes) -> list[x509.Certificate]:
     """All certificates of a PEM file; ValueError if one is damaged."""
-    return [x509.load_pem_x509_certificate(block) for block in _BLOCK.findall(pem)]
+    return [x509.load_pem_x509_certificate(block) for block in pem.certificates(text)]
 
 
 def explain(certificate: x509.Certificate, now: datetime) -> Explained:

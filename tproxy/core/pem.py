@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
-_CRL = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.+?-----END \1PRIVATE KEY-----", re.DOTALL)
 
 
 def certificates(text: bytes) -> list[bytes]:
     """Every certificate, each ending in a newline."""
-    return [block + b"\n" for block in _CERTIFICATE.findall(text)]
+    return list(_blocks(text, b"CERTIFICATE"))
 
 
 def crls(text: bytes) -> list[bytes]:
     """Every certificate revocation list."""
-    return [block + b"\n" for block in _CRL.findall(text)]
+    return list(_blocks(text, b"X509 CRL"))
+
+
+def der(block: bytes) -> bytes:
+    """What stands between the first and the last line of a block; ValueError if that is not base64."""
+    text = block.decode("ascii")
+    return base64.decodebytes(text[text.index("-----", 5) + 5 : text.rindex("-----END")].encode())
 
 
 def private_key(text: bytes) -> bytes | None:
@@ -35,3 +40,11 @@ def encoded(kind: str, der: bytes) -> bytes:
     text = base64.b64encode(der)
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return b"\n".join((f"-----BEGIN {kind}-----".encode(), *lines, f"-----END {kind}-----".encode(), b""))
+
+
+def _blocks(text: bytes, label: bytes) -> Iterator[bytes]:
+    """From each BEGIN to the next END, in linear time; a damaged block counts: whoever reads it will say so."""
+    begin, end, at = b"-----BEGIN %b-----" % label, b"-----END %b-----" % label, 0
+    while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start)) >= 0:
+        at = stop + len(end)
+        yield text[start:at] + b"\n"

@@ -5,18 +5,17 @@ The proof is a handshake with ourselves, in memory: certificate, key, chain and 
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from enum import StrEnum
 
 from tproxy.core.identity import Snapshot, SpiffeId, Svid, svid_id
-from tproxy.core.pem import certificates
+from tproxy.core.pem import certificates, der
 from tproxy.core.reason import Deny
 from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity import crl
 from tproxy.identity.openssl import UNUSABLE_KEY, Tls, TlsError, role
+from tproxy.identity.trust import CHAIN_LIMIT
 
-CHAIN_LIMIT = 16  # certificates; a longer chain is a mistake or an attack
 BUNDLE_LIMIT = 1000  # roots of one trust domain
 _PAIR = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "KEY_TYPE_MISMATCH")
 
@@ -82,7 +81,7 @@ def checked_bundle(bundle: bytes) -> bytes:
 
 def _leaf(block: bytes) -> LeafFacts:
     try:
-        leaf = leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))
+        leaf = leaf_facts(der(block))
     except ValueError as error:
         raise UnusableError(Part.CHAIN, f"is damaged: its first PEM block: {error}") from error
     if isinstance(leaf, Malformed):
@@ -93,7 +92,7 @@ def _leaf(block: bytes) -> LeafFacts:
 def _is_ca(block: bytes) -> bool:
     """Damaged ones count: OpenSSL will name them."""
     try:
-        found = leaf_facts(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))
+        found = leaf_facts(der(block))
     except ValueError:
         return True
     return not isinstance(found, LeafFacts) or found.is_ca

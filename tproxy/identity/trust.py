@@ -7,7 +7,6 @@ section 3). Verification allows no clock skew: our CA begins certificates 60 s e
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -110,7 +109,7 @@ class Verifier:
         self._answers = Recent[tuple[Chain, bool], _Answer]()
         self._met = Recent[bytes, Peer]()
         self._counting = Recent[tuple[int, x509.Certificate], bool]()
-        self._ours = tuple(map(_der, pem.certificates(snapshot.svid.chain_pem)))
+        self._ours = tuple(map(pem.der, pem.certificates(snapshot.svid.chain_pem)))
         self._alone_until = self._own_end(time.time())
         self._unknown_crls()
 
@@ -244,7 +243,3 @@ class Verifier:
 
 def _whose(depth: int) -> str:
     return f"certificate {depth} of the peer's chain" if depth else "the peer's certificate"
-
-
-def _der(block: bytes) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(block.decode("ascii"))

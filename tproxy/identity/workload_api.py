@@ -23,8 +23,9 @@ from tproxy.core.pem import encoded
 from tproxy.core.protobuf import count_fields
 from tproxy.core.settings import WorkloadApi
 from tproxy.identity import rpc
-from tproxy.identity.proof import BUNDLE_LIMIT, CHAIN_LIMIT, Part, UnusableError, checked_bundle, proven
+from tproxy.identity.proof import BUNDLE_LIMIT, Part, UnusableError, checked_bundle, proven
 from tproxy.identity.source import SourceError
+from tproxy.identity.trust import CHAIN_LIMIT
 from tproxy.wire import FETCH_X509_SVID, WORKLOAD_HEADER
 from tproxy.wire.workload_pb2 import X509SVID, X509SVIDRequest, X509SVIDResponse
 

@@ -29,8 +29,7 @@ async def first(sock: socket.socket, seconds: float, reactor: AnyReactor) -> Fir
     except OSError:
         return Gone()
     finally:
-        if isinstance(seen, NeedMore) or seen is not None:
-            _reset(sock)
+        _reset(sock)
 
 
 def _look(sock: socket.socket, before: First) -> First:
