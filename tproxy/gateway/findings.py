@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
@@ -53,3 +53,25 @@ def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findin
     for name in names:
         if fields.raw(name) not in (None, [], {}):
             findings.warn(thing, fields.name(name), "is not supported by this gateway; it is ignored")
+
+
+def by_kind(
+    things: Iterable[Object],
+    group: str,
+    read: Sequence[str],
+    versions: Sequence[str],
+    findings: Findings,
+    yet: str = "",
+) -> dict[str, list[Object]]:
+    """One group's objects, the oldest first, by each kind that is read; others are warned of, odd versions errors."""
+    kinds: dict[str, list[Object]] = {kind: [] for kind in read}
+    for thing in things:
+        if thing.group != group:
+            continue
+        if thing.kind not in kinds:
+            findings.warn(thing, "kind", f"is not read by this gateway{yet}; {', '.join(read)} are")
+        elif thing.version not in versions:
+            findings.error(thing.error("apiVersion", f"expected one of {', '.join(versions)}", thing.version))
+        else:
+            kinds[thing.kind].append(thing)
+    return {kind: sorted(found, key=lambda thing: thing.age) for kind, found in kinds.items()}

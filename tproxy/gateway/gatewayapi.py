@@ -16,7 +16,7 @@ from tproxy.core.http_routes import Entry
 from tproxy.core.routes import Bind, Chain, Closed, Passthrough, Route, Terminate, TlsMode
 from tproxy.gateway import gatewayapi_http as http
 from tproxy.gateway.conditions import CONTROLLER, Conditions
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi_listeners import FAMILY, Listener, conflicts, read, settle
 from tproxy.gateway.gatewayapi_routes import Parent, References, parents
 from tproxy.gateway.grants import GROUP, World
@@ -47,7 +47,7 @@ def listeners(
     """What is served, and every status. ``controllers``: whose classes are ours (None: all that are there);
     ``addresses``: where a Gateway (``namespace/name``) listens that names no address itself (else everywhere)."""
     things = list(objects)
-    kinds, world = _by_kind(things, findings), World.of(things, findings)
+    kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings)
     statuses: Statuses = {}
     ours = _classes(kinds["GatewayClass"], controllers, statuses)
     gateways: dict[tuple[str, str], list[Listener]] = {}
@@ -70,20 +70,6 @@ def listeners(
         if thing.key in gateways:
             statuses[str(thing)] = _status(thing, gateways[thing.key], findings)
     return _binds(gateways, taken, addresses or {}, findings), statuses
-
-
-def _by_kind(things: Iterable[Object], findings: Findings) -> dict[str, list[Object]]:
-    kinds: dict[str, list[Object]] = {kind: [] for kind in _READ}
-    for thing in things:
-        if thing.group != GROUP:
-            continue
-        if thing.kind not in kinds:
-            findings.warn(thing, "kind", f"is not read by this gateway yet; {', '.join(_READ)} are")
-        elif thing.version not in _ALL:
-            findings.error(thing.error("apiVersion", f"expected one of {', '.join(_ALL)}", thing.version))
-        else:
-            kinds[thing.kind].append(thing)
-    return {kind: sorted(found, key=lambda thing: thing.age) for kind, found in kinds.items()}
 
 
 def _classes(things: list[Object], controllers: frozenset[str] | None, statuses: Statuses) -> set[str] | None:

@@ -24,7 +24,7 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.istio_gateway import GROUP, Family, Server, servers
 from tproxy.gateway.istio_virtual import L4Match, L4Rule, Virtual, policies, virtual
 from tproxy.gateway.objects import Object
@@ -41,7 +41,7 @@ def listeners(
 ) -> dict[Bind, Listener]:
     """What a gateway pod with these labels listens to. Faults are findings; who has one is left out."""
     things = list(objects)
-    kinds, targets = _by_kind(things, findings), _targets(things, labels, findings)
+    kinds, targets = by_kind(things, GROUP, _READ, _VERSIONS, findings), _targets(things, labels, findings)
     rules = policies(kinds["DestinationRule"], findings)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(virtuals, kinds["Gateway"], findings)
@@ -81,20 +81,6 @@ def _targets(things: Iterable[Object], labels: Mapping[str, str], findings: Find
         except ConfigError as error:
             findings.error(error)
     return found
-
-
-def _by_kind(objects: Iterable[Object], findings: Findings) -> dict[str, list[Object]]:
-    kinds: dict[str, list[Object]] = {kind: [] for kind in _READ}
-    for thing in objects:
-        if thing.group != GROUP:
-            continue
-        if thing.kind not in kinds:
-            findings.warn(thing, "kind", f"is not read by this gateway; {', '.join(_READ)} are")
-        elif thing.version not in _VERSIONS:
-            findings.error(thing.error("apiVersion", f"expected one of {', '.join(_VERSIONS)}", thing.version))
-        else:
-            kinds[thing.kind].append(thing)
-    return {kind: sorted(things, key=lambda thing: thing.age) for kind, things in kinds.items()}
 
 
 def _each(things: Iterable[Object], read: Callable[[Object], T], findings: Findings) -> Iterator[T]:
