@@ -57,14 +57,18 @@ def main(want: dict[str, object]) -> None:
     if isinstance(uid, int):
         privileges.drop(uid, uid)
 
-    def taken(found: Snapshot) -> None:
-        contexts(found, Config.parse({"trustDomain": "test.local"}))  # as a sidecar would
-
     async def follow() -> dict[str, object]:
+        first: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+
+        def taken(found: Snapshot) -> None:
+            contexts(found, Config.parse({"trustDomain": "test.local"}))  # as a sidecar would
+            if not first.done():
+                first.set_result(found)
+
         keeper = Keeper(source, taken)
         running = asyncio.create_task(keeper.run())
         async with asyncio.timeout(20):
-            who = (await keeper.first()).svid.id
+            who = (await first).svid.id
         await asyncio.sleep(0.5)
         before, used = memory(), cpu()
         await asyncio.sleep(seconds)

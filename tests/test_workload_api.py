@@ -260,9 +260,10 @@ def test_cancelling_ends_the_stream_at_the_agent(place: Place) -> None:
         wait(context)
 
     async def scenario() -> None:
-        keeper = Keeper(place.source(), lambda _: None)
+        first = asyncio.Event()
+        keeper = Keeper(place.source(), lambda _: first.set())
         running = asyncio.create_task(keeper.run())
-        await asyncio.wait_for(keeper.first(), 10)
+        await asyncio.wait_for(first.wait(), 10)
         await asyncio.sleep(2 * PACE)  # so that it waits for the next message
         running.cancel()
         assert await asyncio.to_thread(gone.wait, 10)

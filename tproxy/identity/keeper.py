@@ -39,14 +39,8 @@ class Keeper:
         self.source, self.status = source, Status(source.name)
         self.current: Snapshot | None = None
         self._taken, self._failed = taken, failed
-        self._first, self._now = asyncio.Event(), asyncio.Event()
+        self._now = asyncio.Event()
         self._warned = 0  # the certificate's end that was last warned of
-
-    async def first(self) -> Snapshot:
-        """Waits until there is one; ``run`` must be running."""
-        await self._first.wait()
-        assert self.current is not None
-        return self.current
 
     def renew(self) -> None:
         """Ask the source now, whatever was planned."""
@@ -94,7 +88,6 @@ class Keeper:
         status.renewed, status.renewals, status.failures = time.time(), status.renewals + 1, 0
         self._taken(snapshot)
         self.current = snapshot
-        self._first.set()
 
     def _fail(self, why: str) -> None:
         status = self.status
