@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -242,3 +244,16 @@ def test_waiting_for_changes_never_holds_up_the_loop(
 
     asyncio.run(wait())
     assert len(opened) <= 3
+
+
+def test_a_watch_that_lives_to_the_end_does_not_hold_up_the_end_of_the_program(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, sys
+from tproxy.identity.watch import Watch
+watch = sys.modules["kept to the end"] = Watch([{str(tmp_path)!r}])
+try:
+    asyncio.run(asyncio.wait_for(watch.change(), 0.2))
+except TimeoutError:
+    assert watch._inotify, "it did not watch"
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=20, check=True)

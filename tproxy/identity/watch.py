@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,13 +61,11 @@ class Watch:
     def _drop(self) -> None:
         old, self._inotify = self._inotify, None
         if old is not None:
-            try:
-                threading.Thread(target=old.close, daemon=True).start()
-            except RuntimeError:  # the interpreter ends
-                old.close()
+            threading.Thread(target=old.close, daemon=True).start()
 
     def __del__(self) -> None:
-        self._drop()
+        if not sys.is_finalizing():  # a thread begun then never runs, and start() waits for it
+            self._drop()
 
     def _folders(self) -> set[Path]:
         """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are."""
