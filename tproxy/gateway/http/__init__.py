@@ -1,0 +1,1 @@
+"""HTTP between clients and backends: codecs, exchanges, pools. The decisions are ``core/http_*``'s."""
