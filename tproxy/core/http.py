@@ -1,7 +1,7 @@
 """What a request and a response begin with, whichever HTTP version carried it. RFC 9110.
 
-PURE. Header names are lower case; values are latin-1 text without surrounding blanks. What belongs to one connection only
-(RFC 9110, 7.6.1) is not among them: a codec takes it off when it reads and puts its own on when it writes.
+PURE. Header names are lower case; values are latin-1 text without surrounding blanks. What belongs to one connection
+only (RFC 9110, 7.6.1) is not among them: a codec takes it off when it reads and puts its own on when it writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Headers: TypeAlias = list[tuple[str, str]]
 
 @dataclass(slots=True)
 class Head:
-    """A request's beginning. ``target`` is path and query as sent; ``upgrade`` names a protocol such as ``websocket``."""
+    """A request's beginning. ``target`` is path and query as sent; ``upgrade`` names a protocol: ``websocket``."""
 
     method: str
     scheme: str

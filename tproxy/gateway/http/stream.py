@@ -1,8 +1,8 @@
 """The seam between codecs (HTTP/1.1, HTTP/2; servers and clients) and what joins them.
 
-A codec is an asyncio.Protocol of one connection. For each message exchange on it there is one ``Stream``, which the codec
-makes and others send with, and one ``Sink``, which others make and the codec tells what arrives. Nothing here awaits;
-nothing raises for what a peer does: that is ``reset``.
+A codec is an asyncio.Protocol of one connection. For each message exchange on it there is one ``Stream``, which the
+codec makes and others send with, and one ``Sink``, which others make and the codec tells what arrives. Nothing here
+awaits; nothing raises for what a peer does: that is ``reset``.
 
 Order on both: head (responses: after any number of interim ones), data, then ``end`` with trailers; or ``reset`` at any
 time, after which nothing comes and what is sent is dropped silently. After ``end`` of both directions a stream is done.
