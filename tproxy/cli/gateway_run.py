@@ -75,7 +75,7 @@ async def _serve(args: argparse.Namespace, settings: Settings, directory: Direct
 
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
-    gate.take(loaded.table)
+    gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -110,7 +110,7 @@ async def _follow(
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
                 raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
-            gate.take(loaded.table)
+            gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()
             log.error("not taken up, what was served before goes on: %s", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.routes import Table
@@ -11,6 +11,7 @@ from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Material, Vault, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Loaded:
     table: Table
     findings: tuple[Finding, ...]
     statuses: gatewayapi.Statuses
+    material: Mapping[str, Material] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> list[Finding]:
@@ -27,18 +29,20 @@ class Loaded:
         return [finding for finding in self.findings if finding.level == "error"]
 
 
-def compile_table(objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str]) -> Loaded:
+def compile_table(
+    objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str], where: Where | None = None
+) -> Loaded:
     """Everything that can be used, for a gateway pod with these labels (none: of any)."""
     findings, things = Findings(), _unique(objects)
     for error in faults:
         findings.error(error)
-    registry = Registry(things, findings)
-    served = istio.listeners(things, registry, labels, findings)
-    others, statuses = gatewayapi.listeners(things, registry, findings)
+    registry, vault = Registry(things, findings), Vault(things, where or Where())
+    served = istio.listeners(things, registry, labels, findings, vault)
+    others, statuses = gatewayapi.listeners(things, registry, findings, vault)
     for bind, listener in others.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served), tuple(findings.found), statuses)
+    return Loaded(Table(served), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,8 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table
 from tproxy.core.settings import Relay
+from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
@@ -53,14 +55,18 @@ class Gate:
     finished: Callable[[Record], None]
     settings: Settings
     table: Table = field(default_factory=Table)
+    contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
 
-    def take(self, table: Table) -> None:
-        """Serve this table from now on. KernelError when a port cannot be had: then the one before goes on, whole."""
+    def take(self, table: Table, material: Mapping[str, Material]) -> None:
+        """Serve this table with these credentials from now on.
+
+        KernelError when a port cannot be had: then what was served before goes on, whole.
+        """
         fresh: dict[Bind, Server[Door]] = {}
         try:
             for bind in table.listeners.keys() - self._servers.keys():
@@ -70,7 +76,7 @@ class Gate:
             for server in fresh.values():
                 server.listener.close()
             raise
-        self.table = table
+        self.table, self.contexts = table, self.contexts.following(material)
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()

@@ -22,6 +22,7 @@ from tproxy.gateway.gatewayapi_routes import Parent, References, parents
 from tproxy.gateway.grants import GROUP, World
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 _ALL = ("v1", "v1beta1", "v1alpha3", "v1alpha2")
 _ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute")
@@ -41,6 +42,7 @@ def listeners(
     objects: Iterable[Object],
     registry: Registry,
     findings: Findings,
+    vault: Vault,
     controllers: frozenset[str] | None = None,
     addresses: Mapping[str, str] | None = None,
 ) -> tuple[dict[Bind, model.Listener], Statuses]:
@@ -54,7 +56,7 @@ def listeners(
     for thing in kinds["Gateway"]:
         try:
             if ours is None or thing.fields("spec").text("gatewayClassName") in ours:
-                gateways[thing.key] = read(thing, world, registry)
+                gateways[thing.key] = read(thing, world, registry, vault)
         except ConfigError as error:
             findings.error(error)
     for found in gateways.values():

@@ -15,6 +15,7 @@ from tproxy.gateway.conditions import Conditions
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 KINDS = {
     "HTTP": ("HTTPRoute", "GRPCRoute"),
@@ -97,19 +98,19 @@ def selects(selector: Fields, labels: dict[str, str]) -> bool:
     return True
 
 
-def read(thing: Object, world: World, registry: Registry) -> list[Listener]:
+def read(thing: Object, world: World, registry: Registry, vault: Vault) -> list[Listener]:
     """The listeners of a Gateway with what is wrong in each. ConfigError for what the CRD's schema refuses."""
     spec = thing.fields("spec")
     addresses = [each.text("value") for each in spec.each("addresses") if each.text("type", "IPAddress") == "IPAddress"]
     address, acme = addresses[0] if addresses else "", acme_route(thing, registry)
-    found = [_listener(thing, entry, address, acme, world) for entry in spec.each("listeners")]
+    found = [_listener(thing, entry, address, acme, world, vault) for entry in spec.each("listeners")]
     for index, listener in enumerate(found):
         if listener.name in [other.name for other in found[:index]]:
             raise spec.error(f"listeners[{index}].name", "stands here twice", listener.name)
     return found
 
 
-def _listener(thing: Object, entry: Fields, address: str, acme: Route | None, world: World) -> Listener:
+def _listener(thing: Object, entry: Fields, address: str, acme: Route | None, world: World, vault: Vault) -> Listener:
     conditions = Conditions(thing.generation)
     protocol = entry.text("protocol")
     if entry.raw("port") is None:
@@ -127,7 +128,7 @@ def _listener(thing: Object, entry: Fields, address: str, acme: Route | None, wo
         address=address,
         kinds=_kinds(allowed, protocol, conditions),
         namespaces=allowed.inner("namespaces"),
-        tls=_tls(thing, entry, protocol, conditions, world),
+        tls=_tls(thing, entry, protocol, conditions, world, vault),
         conditions=conditions,
         acme=acme,
     )
@@ -145,7 +146,9 @@ def _kinds(allowed: Fields, protocol: str, conditions: Conditions) -> tuple[str,
     return tuple(kind for group, kind in asked if group == GROUP and kind in able) if asked else able
 
 
-def _tls(thing: Object, entry: Fields, protocol: str, conditions: Conditions, world: World) -> ServerTls | None:
+def _tls(
+    thing: Object, entry: Fields, protocol: str, conditions: Conditions, world: World, vault: Vault
+) -> ServerTls | None:
     tls = entry.inner("tls")
     mode = tls.choice("mode", "Terminate", ("Terminate", "Passthrough"))
     for key in ("options", "frontendValidation"):
@@ -167,9 +170,15 @@ def _tls(thing: Object, entry: Fields, protocol: str, conditions: Conditions, wo
     for ref in refs:
         if not world.permits(GROUP, "Gateway", thing.namespace, ref):
             conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
-        elif fault := world.certificate_fault(ref):
+        elif fault := _certificate_fault(ref, vault):
             conditions.set("ResolvedRefs", False, "InvalidCertificateRef", fault)
     return ServerTls(TlsMode.TERMINATE, tuple(f"{ref.namespace}/{ref.name}" for ref in refs))
+
+
+def _certificate_fault(ref: Ref, vault: Vault) -> str:
+    if (ref.group, ref.kind) != ("", "Secret"):
+        return f"{ref.kind} is not supported; Secret is"
+    return vault.fault(f"{ref.namespace}/{ref.name}")
 
 
 def conflicts(listeners: Iterable[Listener]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -39,7 +38,6 @@ class Ref:
 class World:
     """What references may lead to."""
 
-    secrets: dict[tuple[str, str], Object] = field(default_factory=dict)
     services: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
@@ -50,8 +48,6 @@ class World:
         made = cls()
         for thing in objects:
             match thing.group, thing.kind:
-                case "", "Secret":
-                    made.secrets[thing.key] = thing
                 case "", "Service":
                     made.services.add(thing.key)
                 case "", "Namespace":
@@ -77,24 +73,6 @@ class World:
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""
         return {"kubernetes.io/metadata.name": namespace, **self.namespaces.get(namespace, {})}
-
-    def certificate_fault(self, ref: Ref) -> str:
-        """Why a reference is no TLS Secret; its contents are never repeated."""
-        if (ref.group, ref.kind) != ("", "Secret"):
-            return f"{ref.kind} is not supported; Secret is"
-        secret = self.secrets.get((ref.namespace, ref.name))
-        if secret is None:
-            return f"{ref} does not exist"
-        data = secret.body.get("data")
-        data = data if isinstance(data, Mapping) else {}
-        for key in ("tls.crt", "tls.key"):
-            try:
-                text = base64.b64decode(str(data.get(key, "")), validate=True)
-            except ValueError:
-                return f"{ref}: {key} is not base64"
-            if b"-----BEGIN " not in text:
-                return f"{ref}: {key} is not PEM"
-        return ""
 
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:

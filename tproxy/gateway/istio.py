@@ -29,6 +29,7 @@ from tproxy.gateway.istio_gateway import GROUP, Family, Server, servers
 from tproxy.gateway.istio_virtual import L4Match, L4Rule, Virtual, policies, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 T = TypeVar("T")
 Bound = Mapping[str, list[Virtual]]  # by Gateway, namespace/name
@@ -37,7 +38,7 @@ _READ = ("Gateway", "VirtualService", "DestinationRule", "ServiceEntry")
 
 
 def listeners(
-    objects: Iterable[Object], registry: Registry, labels: Mapping[str, str], findings: Findings
+    objects: Iterable[Object], registry: Registry, labels: Mapping[str, str], findings: Findings, vault: Vault
 ) -> dict[Bind, Listener]:
     """What a gateway pod with these labels listens to. Faults are findings; who has one is left out."""
     things = list(objects)
@@ -46,7 +47,7 @@ def listeners(
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(virtuals, kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
-    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
+    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings, vault), findings):
         for server in found:
             _merge(ports.setdefault((server.bind, server.port), []), server, findings)
     served: dict[Bind, Listener] = {}

@@ -15,6 +15,7 @@ from tproxy.gateway.acme import acme_route
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 GROUP = "networking.istio.io"
 _SUPPORTED = "HTTP, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP"
@@ -74,7 +75,9 @@ class Server:
         return self.tls is not None and self.tls.mode is TlsMode.PASSTHROUGH and self.family is Family.TLS
 
 
-def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findings: Findings) -> list[Server]:
+def servers(
+    thing: Object, labels: Mapping[str, str], registry: Registry, findings: Findings, vault: Vault
+) -> list[Server]:
     """The servers of a Gateway for a pod with these labels (none known: for any). ConfigError as the webhook's."""
     spec = thing.fields("spec")
     selector = {str(key): str(value) for key, value in spec.inner("selector").data.items()}
@@ -82,7 +85,7 @@ def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findin
     if not entries:
         raise spec.error("servers", "gateway must have at least one server")
     acme = acme_route(thing, registry)
-    found = [_server(thing, entry, acme, findings) for entry in entries]
+    found = [_server(thing, entry, acme, findings, vault) for entry in entries]
     spec.finish()
     seen: dict[str, int] = {}
     for index, server in enumerate(found):
@@ -92,7 +95,7 @@ def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findin
     return found if not labels or selector.items() <= labels.items() else []
 
 
-def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings) -> Server:
+def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings, vault: Vault) -> Server:
     port = entry.inner("port")
     if entry.raw("port") is None or port.raw("number") is None:
         raise port.error("number", "port is required: a number from 1 to 65535")
@@ -109,12 +112,12 @@ def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings
     entry.text("name")  # of metrics only
     family = _FAMILIES[protocol]
     bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
-    tls = _tls(thing, entry, family, findings)
+    tls = _tls(thing, entry, family, findings, vault)
     entry.finish()
     return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme)
 
 
-def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> ServerTls | None:
+def _tls(thing: Object, entry: Fields, family: Family, findings: Findings, vault: Vault) -> ServerTls | None:
     if entry.raw("tls") is None:
         if family is Family.TLS:
             raise entry.error("tls", "server must have TLS settings for HTTPS/TLS protocols")
@@ -139,7 +142,7 @@ def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> Se
     _credentials(tls, mode, secrets)
     if mode == "PASSTHROUGH" and (secrets or any(tls.raw(key) for key in _ENDING)):
         findings.warn(thing, tls.path, "PASSTHROUGH mode does not use certificates, they will be ignored")
-    return ServerTls(_MODES[mode], secrets)
+    return ServerTls(_MODES[mode], tuple(_secret(thing, tls, name, vault, findings) for name in secrets))
 
 
 def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
@@ -159,6 +162,17 @@ def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
         raise tls.error("credentialName", f"{why} should be specified")
     if mode == "SIMPLE" and tls.raw("caCrl") is not None:
         raise tls.error("caCrl", "CRL is not supported with SIMPLE TLS")
+
+
+def _secret(thing: Object, tls: Fields, name: str, vault: Vault, findings: Findings) -> str:
+    """Its full name; without it handshakes are refused, and all else is served."""
+    full = vault.credential(name, thing.namespace)
+    why = (
+        f"Secret {name} does not exist in namespace {vault.namespace} (IST0101)" if full is None else vault.fault(full)
+    )
+    if why:
+        findings.warn(thing, tls.path, f"{why}; TLS handshakes for it are refused")
+    return full or f"{vault.namespace}/{name}"
 
 
 def _host(text: object, namespace: str) -> tuple[str, str]:

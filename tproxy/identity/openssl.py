@@ -231,6 +231,16 @@ class Tls:
             connection.get_group_name() or "",
         )
 
+    @property
+    def alpn(self) -> str:
+        """The protocol that was agreed on; empty: none."""
+        return self.connection.get_alpn_proto_negotiated().decode("ascii", "replace")
+
+    def ask_for(self, name: str) -> None:
+        """A client's SNI, before the handshake."""
+        if name:
+            self.connection.set_tlsext_host_name(name.encode())
+
     def ticket(self) -> Ticket | None:
         """What a later connection may resume; there is none before the peer's first bytes, which carry it."""
         return self.connection.get_session()
