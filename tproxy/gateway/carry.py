@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from dataclasses import replace
 
 from tproxy.core import routes
 from tproxy.core.address import contains
@@ -78,7 +79,9 @@ async def _asked(
         if full is not None:
             return full
         first = await peek.first(down, door.gate.settings.hello, door.gate.reactor)
-    trace.sni = (first.sni or "") if isinstance(first, Hello) else ""
+    if isinstance(first, Hello):
+        trace.sni = first.sni or ""
+        first = first if first.sni else replace(first, sni=door.gate.settings.default_sni or None)
     return _wanted(door, first)
 
 

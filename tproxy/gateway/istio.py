@@ -43,7 +43,7 @@ def listeners(
     """What a gateway pod with these labels listens to. Faults are findings; who has one is left out."""
     things = list(objects)
     kinds, targets = by_kind(things, GROUP, _READ, _VERSIONS, findings), _targets(things, labels, findings)
-    rules = policies(kinds["DestinationRule"], findings)
+    rules = policies(kinds["DestinationRule"], findings, vault)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(virtuals, kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}

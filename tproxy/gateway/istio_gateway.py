@@ -13,25 +13,13 @@ from tproxy.core.hostnames import parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
 from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.istio_tls import server_tls
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Vault
 
 GROUP = "networking.istio.io"
 _SUPPORTED = "HTTP, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP"
-_MODES = {
-    "PASSTHROUGH": TlsMode.PASSTHROUGH,
-    "SIMPLE": TlsMode.TERMINATE,
-    "MUTUAL": TlsMode.MUTUAL,
-    "ISTIO_MUTUAL": TlsMode.MUTUAL,
-    "OPTIONAL_MUTUAL": TlsMode.OPTIONAL_MUTUAL,
-}
-# of ServerTLSSettings: read when TLS is ended here; a passthrough server ignores them, as Istio does
-_ENDING = (
-    *("serverCertificate", "privateKey", "caCertificates", "caCrl", "subjectAltNames", "caCertCredentialName"),
-    *("verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion", "cipherSuites"),
-    *("tlsCertificates", "ecdhCurves"),
-)
 
 
 class Family(StrEnum):
@@ -124,55 +112,17 @@ def _tls(thing: Object, entry: Fields, family: Family, findings: Findings, vault
         return None
     tls = entry.inner("tls")
     redirect = tls.flag("httpsRedirect", False)
-    mode = tls.choice("mode", "PASSTHROUGH", (*_MODES, "AUTO_PASSTHROUGH"))
-    if mode == "AUTO_PASSTHROUGH":
-        raise tls.error("mode", "is not supported by this gateway", mode)
-    secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
-    for key in _ENDING:
-        tls.raw(key)
-    tls.finish()
-    if family is Family.HTTP:
-        if mode != "PASSTHROUGH" or secrets:
-            raise tls.error("mode", "server cannot have TLS settings for plain text HTTP ports", mode)
-        return None
     if family is Family.TCP:
         raise entry.error("tls", "server cannot have TLS settings for non HTTPS/TLS ports")
+    if family is Family.HTTP:
+        mode, named = tls.text("mode", "PASSTHROUGH"), tls.raw("credentialName") or tls.raw("credentialNames")
+        if mode != "PASSTHROUGH" or named:
+            raise tls.error("mode", "server cannot have TLS settings for plain text HTTP ports", mode)
+        tls.finish()
+        return None
     if redirect:
         findings.warn(thing, f"{tls.path}.httpsRedirect", "tls.httpsRedirect should only be used with http servers")
-    _credentials(tls, mode, secrets)
-    if mode == "PASSTHROUGH" and (secrets or any(tls.raw(key) for key in _ENDING)):
-        findings.warn(thing, tls.path, "PASSTHROUGH mode does not use certificates, they will be ignored")
-    return ServerTls(_MODES[mode], tuple(_secret(thing, tls, name, vault, findings) for name in secrets))
-
-
-def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
-    """What each mode needs and must not have."""
-    files = tls.raw("serverCertificate") is not None
-    if mode == "ISTIO_MUTUAL" and secrets:
-        raise tls.error("credentialName", "ISTIO_MUTUAL TLS cannot have associated credentialName")
-    if mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not secrets and not tls.raw("tlsCertificates"):
-        if not files:
-            raise tls.error("mode", f"{mode} TLS requires a server certificate", mode)
-        if tls.raw("privateKey") is None:
-            raise tls.error("mode", f"{mode} TLS requires a private key", mode)
-        if mode == "MUTUAL" and tls.raw("caCertificates") is None:
-            raise tls.error("mode", "MUTUAL TLS requires a client CA bundle", mode)
-    if secrets and files:
-        why = "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates"
-        raise tls.error("credentialName", f"{why} should be specified")
-    if mode == "SIMPLE" and tls.raw("caCrl") is not None:
-        raise tls.error("caCrl", "CRL is not supported with SIMPLE TLS")
-
-
-def _secret(thing: Object, tls: Fields, name: str, vault: Vault, findings: Findings) -> str:
-    """Its full name; without it handshakes are refused, and all else is served."""
-    full = vault.credential(name, thing.namespace)
-    why = (
-        f"Secret {name} does not exist in namespace {vault.namespace} (IST0101)" if full is None else vault.fault(full)
-    )
-    if why:
-        findings.warn(thing, tls.path, f"{why}; TLS handshakes for it are refused")
-    return full or f"{vault.namespace}/{name}"
+    return server_tls(thing, tls, findings, vault)
 
 
 def _host(text: object, namespace: str) -> tuple[str, str]:

@@ -75,6 +75,11 @@ class Registry:
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return tuple(m.endpoint for m in members), "" if members else "has no endpoints that are ready"
 
+    def only_port(self, host: str) -> int | None:
+        """Of a host that has just one."""
+        service = self.services.get(host)
+        return next(iter(service.ports)) if service is not None and len(service.ports) == 1 else None
+
     def _entry(self, thing: Object) -> None:
         spec = thing.fields("spec")
         fault = ""

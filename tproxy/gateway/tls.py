@@ -13,32 +13,26 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from tproxy.core.hostnames import is_address
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.routes import BackendTls, Terminate
 from tproxy.gateway.gate import Door
-from tproxy.identity.openssl import Role, Tls, TlsError
+from tproxy.identity import fronts
+from tproxy.identity.fronts import Notes
+from tproxy.identity.leaf import PeerCertificate, peer_certificate
+from tproxy.identity.openssl import TlsError, verify_message
+from tproxy.identity.trust import reason
+from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyLine
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.tls import MAX_HANDSHAKE, denial
 from tproxy.proxy.trace import Trace
 
 HTTP = ("h2", "http/1.1")
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCertificate:
-    """A client's certificate, as X-Forwarded-Client-Cert names its parts. Only verified ones come here."""
-
-    hash: str  # SHA-256 of the DER, hexadecimal
-    subject: str  # RFC 2253
-    uris: tuple[str, ...]
-    dns: tuple[str, ...]
-    pem: str = field(repr=False)
-    chain: str = field(repr=False)  # PEM: leaf and what the client sent with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +56,21 @@ async def secure(
     leg = await accept(sock, chain, trace, door)
     if isinstance(leg, Deny):
         return leg
-    told = told_of(leg, trace.sni)
+    told = _told(leg, trace.sni)
     return door.gate.reactor.attach(leg, factory(told), told)
 
 
 async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door) -> TlsLeg | Deny:
     """The server's handshake alone, for bytes that a relay carries."""
-    role = door.gate.contexts.server(chain.tls, trace.sni, HTTP if isinstance(chain.inside, HttpTable) else ())
+    alpn = HTTP if isinstance(chain.inside, HttpTable) else ()  # bytes may be any protocol: none is chosen for them
+    role = door.gate.contexts.server(chain.tls, trace.sni or door.gate.settings.default_sni, alpn)
     if isinstance(role, Deny):
         return role
-    leg = TlsLeg(sock, Tls(role))
-    refused = await _shake(leg, role, door.gate.settings.hello, door)
+    tls, notes = fronts.connection(role)
+    leg = TlsLeg(sock, tls)
+    refused = await _shake(leg, notes, door.gate.settings.hello, door, _of_client)
     if refused is None:
-        trace.tls = TlsFacts(*leg.tls.agreed())
+        trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
 
 
@@ -90,23 +86,28 @@ async def begin(
     leg = await connect(sock, tls, door, host, alpn)
     if isinstance(leg, Deny):
         return leg
-    told = told_of(leg, tls.sni or host)
+    told = _told(leg, tls.sni or host or tls.host)
     return door.gate.reactor.attach(leg, factory(told), told)
 
 
 async def connect(
     sock: socket.socket, tls: BackendTls, door: Door, host: str = "", alpn: tuple[str, ...] = ()
 ) -> TlsLeg | Deny:
-    """The client's handshake alone."""
+    """The client's handshake alone. A backend is verified unless the configuration says in so many words not to."""
     role = door.gate.contexts.client(tls, alpn)
     if isinstance(role, Deny):
         return role
-    leg = TlsLeg(sock, Tls(role))
-    leg.tls.ask_for(tls.sni or host)
-    return await _shake(leg, role, door.gate.settings.connect, door) or leg
+    name = tls.sni or host or tls.host
+    made, notes = fronts.connection(role, tls.names or ((name,) if name else ()))
+    if not is_address(name):
+        made.ask_for(name)
+    leg = TlsLeg(sock, made)
+    return await _shake(leg, notes, door.gate.settings.connect, door, _of_backend) or leg
 
 
-async def _shake(leg: TlsLeg, role: Role, seconds: float, door: Door) -> Deny | None:
+async def _shake(
+    leg: TlsLeg, notes: Notes, seconds: float, door: Door, words: Callable[[TlsError, Notes], Deny]
+) -> Deny | None:
     try:
         async with asyncio.timeout(seconds):
             await door.gate.reactor.shake(leg, MAX_HANDSHAKE)
@@ -116,12 +117,49 @@ async def _shake(leg: TlsLeg, role: Role, seconds: float, door: Door) -> Deny | 
         if alert := leg.tls.take():
             with contextlib.suppress(OSError):
                 leg.sock.send(alert)
-        return denial(error, role.server)
+                reset_on_close(leg.sock, False)  # the alert should be read
+                leg.sock.shutdown(socket.SHUT_WR)
+        return words(error, notes)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
     return None
 
 
-def told_of(leg: TlsLeg, sni: str) -> Told:
+def _of_client(error: TlsError, notes: Notes) -> Deny:
+    """Why a client's handshake failed."""
+    if notes.why:
+        return Deny(Reason.CLIENT_UNTRUSTED, notes.why)
+    if notes.code:
+        return Deny(
+            _reason(notes.code, Reason.CLIENT_UNTRUSTED), f"the client's certificate: {verify_message(notes.code)}"
+        )
+    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return Deny(Reason.NO_CERTIFICATE, "the client shows no certificate")
+    if "ALERT" in error.reason:
+        alert = error.reason.partition("ALERT_")[2].lower().replace("_", " ")
+        return Deny(Reason.REFUSED_BY_CLIENT, f"the client ended the handshake with the TLS alert {alert!r}")
+    return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {error.why}")
+
+
+def _of_backend(error: TlsError, notes: Notes) -> Deny:
+    """Why a backend's did."""
+    if notes.why:
+        return Deny(Reason.BACKEND_UNTRUSTED, notes.why)
+    if notes.code:
+        return Deny(_reason(notes.code, Reason.BACKEND_UNTRUSTED), f"its certificate: {verify_message(notes.code)}")
+    return denial(error, False)
+
+
+def _reason(code: int, otherwise: Reason) -> Reason:
+    """Of X509_V_ERR_*; what is only about the chain is ``otherwise``."""
+    found = reason(code)
+    return otherwise if found is Reason.PEER_UNTRUSTED else found
+
+
+def _told(leg: TlsLeg, sni: str) -> Told:
     """What the handshake of a leg agreed on."""
-    return Told(sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()))
+    tls = leg.tls
+    notes = tls.connection.get_app_data()
+    verified = isinstance(notes, Notes) and notes.seen and not notes.code and not notes.why
+    peer = peer_certificate(tls.peer_chain()) if verified else None
+    return Told(sni, tls.alpn, TlsFacts(*tls.agreed()), peer)
