@@ -75,6 +75,11 @@ class Registry:
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return tuple(m.endpoint for m in members), "" if members else "has no endpoints that are ready"
 
+    def port_name(self, host: str, port: int) -> str:
+        """What a host's port is called, if it is there."""
+        service = self.services.get(host)
+        return service.ports.get(port, "") if service else ""
+
     def _entry(self, thing: Object) -> None:
         spec = thing.fields("spec")
         fault = ""
