@@ -440,6 +440,7 @@ def test_a_directory_is_an_address_and_what_its_certificate_says() -> None:
         ({}, "directory.address"),
         ({"address": "control"}, "directory.address"),
         ({"address": "control:15013", "timeout": -1}, "directory.timeout"),
+        ({"address": "control:15013", "mixed": "plian"}, "directory.mixed.*did you mean 'plain'"),
         ({"address": "control:15013", "serverNmae": "control"}, "directory.serverNmae.*serverName"),
     ],
 )

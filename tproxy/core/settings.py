@@ -147,6 +147,14 @@ class Trust:
     crl: str = ""  # file with PEM CRLs
 
 
+class Mixed(StrEnum):
+    """How a service is reached some of whose pods have no sidecar yet: by mTLS alone, which those refuse; or, while a
+    migration lasts, like what is not in the mesh: whoever may add a pod to the service can then have plaintext."""
+
+    MTLS = "mtls"
+    PLAIN = "plain"
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """Where ``tproxy control`` tells who stands at which address."""
@@ -154,6 +162,7 @@ class Directory:
     address: str  # host:port
     server_name: str = ""  # in its certificate; empty: the host of the address
     timeout: float = 10.0  # seconds that readiness waits for the first snapshot
+    mixed: Mixed = Mixed.MTLS
 
 
 @dataclass(frozen=True, slots=True)
