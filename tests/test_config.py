@@ -129,7 +129,7 @@ def test_every_field_is_read() -> None:
         gid=1001,
         workload=Workload("shop", {"app": "web"}, "mesh"),
         policies=("/policies", "/more/one.yaml"),
-        modes_said="inbound.mode",
+        mode_said=True,
     )
 
 
