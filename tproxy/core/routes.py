@@ -20,6 +20,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
+from tproxy.core.http_filters import NO_FILTERS, Filters
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 
@@ -62,6 +63,7 @@ class Backend:
     tls: BackendTls | None = None
     proxy: ProxyProtocol = ProxyProtocol.NONE
     fault: str = ""
+    filters: Filters = NO_FILTERS  # of HTTP
 
 
 @dataclass(frozen=True, slots=True)
