@@ -14,12 +14,12 @@ from functools import partial
 
 from tproxy.control import streams
 from tproxy.control.config import Control
-from tproxy.control.optional import Optional
 from tproxy.control.record import Line
 from tproxy.control.shelf import Shelf
 from tproxy.control.streams import Streams
 from tproxy.core.identity import SpiffeId
 from tproxy.core.manifest import GROUP, KINDS, VERSIONS
+from tproxy.kube.optional import Optional
 from tproxy.wire import WATCH_POLICIES
 from tproxy.wire.policies_pb2 import PoliciesRequest, PolicySet
 

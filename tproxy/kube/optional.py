@@ -11,10 +11,10 @@ import logging
 import random
 from typing import Any
 
-from tproxy.control.api_server import ApiError, connected, failed
-from tproxy.control.config import Kubernetes
-from tproxy.control.watch import Put, Status, Watch
 from tproxy.core.renewal import pause
+from tproxy.kube.api_server import ApiError, connected, failed
+from tproxy.kube.watch import Put, Status, Watch
+from tproxy.kube.where import Kubernetes
 
 log = logging.getLogger("tproxy")
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
