@@ -148,6 +148,7 @@ class Direct:
     status: int
     body: bytes = b""
     content_type: str = "text/plain"
+    why: str = "direct_response"
 
 
 @dataclass(frozen=True, slots=True)

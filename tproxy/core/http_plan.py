@@ -128,7 +128,7 @@ class _Request:
                 rule=rule.name,
                 body=made.body,
                 content_type=made.content_type,
-                why="direct_response",
+                why=made.why,
             )
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
