@@ -78,6 +78,11 @@ class Registry:
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return tuple(m.endpoint for m in members), "" if members else NOT_READY
 
+    def only_port(self, host: str) -> int | None:
+        """The port of a host that has one."""
+        service = self.services.get(host)
+        return next(iter(service.ports)) if service is not None and len(service.ports) == 1 else None
+
     def http2(self, host: str, port: int | None) -> bool:
         """Whether a host's port speaks HTTP/2, as far as its Service says."""
         service = self.services.get(host)
