@@ -64,6 +64,7 @@ class Backend:
     proxy: ProxyProtocol = ProxyProtocol.NONE
     fault: str = ""
     filters: Filters = NO_FILTERS  # of HTTP
+    http2: bool = False  # it speaks HTTP/2, also without TLS
 
 
 @dataclass(frozen=True, slots=True)

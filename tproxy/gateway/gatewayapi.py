@@ -221,13 +221,14 @@ def _listener(port: int, found: list[Listener], taken: Mapping[int, _Taken]) -> 
 def _chains(found: list[Listener], taken: Mapping[int, _Taken]) -> dict[str, Chain]:
     """Names of routes that no more specific listener owns; a listener's own name is never left to a wider one."""
     owners = HostTable((one.hostname, one) for one in found)
+    titles = HostTable((one.hostname, one.title) for one in found)
     chains: dict[str, Chain] = {}
     for one in found:
         assert one.tls is not None
         if not one.serves:
             chains[one.hostname] = Closed(one.title, "; ".join(one.conditions.bad()), one.acme)
         elif one.protocol == "HTTPS":
-            table = http.table([(one.hostname, taken[id(one)].http)])
+            table = http.table([(one.hostname, taken[id(one)].http)], one.title, titles)
             chains[one.hostname] = Terminate(one.title, one.tls, table, one.acme)
         else:
             for name, route in taken[id(one)].l4:

@@ -15,7 +15,7 @@ from tproxy.gateway.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi_listeners import Listener
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
-from tproxy.gateway.registry import Registry, host_of
+from tproxy.gateway.registry import NOT_READY, Registry, host_of
 
 Parents = Mapping[tuple[str, str, str], list[Listener]]  # by kind, namespace and name
 NOT_YET = "a BackendTLSPolicy asks for TLS, which is not spoken to backends yet"
@@ -58,24 +58,29 @@ class References:
     def backends(self, rule: Fields) -> Iterator[Backend]:
         """One after the other; who cannot be reached keeps its share."""
         for entry in rule.each("backendRefs"):
-            ref = Ref.read(entry, "Service", self.thing.namespace)
-            weight, port = entry.integer("weight", 1, 0, 1_000_000), entry.parsed("port", _port, None)
             entry.raw("filters")
-            entry.finish()
-            name = f"{ref.namespace}/{ref.name}:{port}"
-            if reason := self._fault(ref):
-                self.faults.append((reason[0], reason[1]))
-                yield Backend(name, (), weight, fault=reason[1])
-                continue
-            if port is None:
-                raise entry.error("port", "is missing: a Service is named with its port")
-            self.services.add((ref.namespace, ref.name))
-            host = host_of(ref.name, ref.namespace)
-            endpoints, fault = self.registry.find(host, port, {})
-            policy = self.policies.find(ref.namespace, ref.name, self.registry.port_name(host, port))
-            if policy is not None:
-                fault = fault or policy.fault or NOT_YET
-            yield Backend(name, endpoints, weight, fault=fault)
+            yield self.backend(entry)
+
+    def backend(self, entry: Fields) -> Backend:
+        """A backendRef, also a mirror's."""
+        ref = Ref.read(entry, "Service", self.thing.namespace)
+        weight, port = entry.integer("weight", 1, 0, 1_000_000), entry.parsed("port", _port, None)
+        entry.finish()
+        name = f"{ref.namespace}/{ref.name}:{port}"
+        if reason := self._fault(ref):
+            self.faults.append((reason[0], reason[1]))
+            return Backend(name, (), weight, fault=reason[1])
+        if port is None:
+            raise entry.error("port", "is missing: a Service is named with its port")
+        self.services.add((ref.namespace, ref.name))
+        host = host_of(ref.name, ref.namespace)
+        endpoints, fault = self.registry.find(host, port, {})
+        fault = "" if fault == NOT_READY else fault
+        policy = self.policies.find(ref.namespace, ref.name, self.registry.port_name(host, port))
+        if policy is not None:
+            fault = fault or policy.fault or NOT_YET
+        http2 = self.thing.kind == "GRPCRoute" or self.registry.http2(host, port)
+        return Backend(name, endpoints, weight, fault=fault, http2=http2)
 
     def _fault(self, ref: Ref) -> tuple[str, str] | None:
         if (ref.group, ref.kind) != ("", "Service"):

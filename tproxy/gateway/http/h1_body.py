@@ -1,7 +1,7 @@
 """Where the body of an HTTP/1.1 message ends: at a length, with the last chunk, or with the connection. RFC 9112, 6-7.
 
-    body = Chunked()
-    data, rest, done = body.feed(b"3\\r\\nabc\\r\\n0\\r\\n\\r\\nGET ")
+body = Chunked()
+data, rest, done = body.feed(b"3\\r\\nabc\\r\\n0\\r\\n\\r\\nGET ")
 """
 
 from __future__ import annotations

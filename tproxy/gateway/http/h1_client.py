@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from tproxy.core.http import Head, Headers, Reply
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length, UntilClose
@@ -16,9 +17,7 @@ _INTERIM = 16  # 1xx responses before a final one
 class H1Client(asyncio.Protocol):
     """``freed`` is called when it may be used again, ``closed`` when it never will."""
 
-    def __init__(
-        self, congested: int, freed: Callable[[H1Client], None], closed: Callable[[H1Client], None]
-    ) -> None:
+    def __init__(self, congested: int, freed: Callable[[H1Client], None], closed: Callable[[H1Client], None]) -> None:
         self.limit, self.freed, self.closed = congested, freed, closed
         self.transport: asyncio.Transport
         self.stream: ClientStream | None = None
@@ -50,9 +49,8 @@ class H1Client(asyncio.Protocol):
     # -- what the transport says ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(self.limit)
+        self.transport = made = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
+        made.set_write_buffer_limits(self.limit)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -224,9 +222,20 @@ class ClientStream:
     """One request to the backend."""
 
     __slots__ = (
-        "_chunked", "_conn", "_left", "begun", "interim", "keep", "method", "raw", "read_end", "received", "sink", "upgrade",
+        "_chunked",
+        "_conn",
+        "_left",
+        "begun",
+        "interim",
+        "keep",
+        "method",
+        "raw",
+        "read_end",
+        "received",
+        "sink",
+        "upgrade",
         "write_end",
-    )  # fmt: skip
+    )
 
     def __init__(self, conn: H1Client, sink: Sink) -> None:
         self._conn, self.sink = conn, sink

@@ -174,37 +174,41 @@ def response_head(raw: bytes) -> Response | str:
 def _framing(fields: _Fields) -> _Framing | Refusal:
     """How long the body is and what becomes of the connection. Fields of one connection are left out of the headers."""
     found = _Framing([])
-    codings, options = 0, list[str]()
+    options = list[str]()
     upgrade = ""
     for name, value in fields.special:
-        if name == b"host":
-            found.host.append(value)
-        elif name == b"content-length":
-            if found.length >= 0 or not value.isdigit() or len(value) > 18:
-                return Refusal(400, "Content-Length is not one number")
-            found.length = int(value)
-            fields.headers.append(("content-length", str(found.length)))
-        elif name == b"transfer-encoding":
-            codings += 1
-            if value.lower() != b"chunked":
-                return Refusal(400, "Transfer-Encoding is not chunked")
-        elif name == b"connection":
-            options += [option.strip(" \t").lower() for option in value.decode("latin-1").split(",")]
-        elif name == b"upgrade":
-            upgrade = value.decode("latin-1")
-        elif name == b"expect":
-            found.expect = value
-        elif name == b"te" and any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b",")):
-            fields.headers.append(("te", "trailers"))
-    if codings:
-        if codings > 1 or found.length >= 0:
-            return Refusal(400, "Transfer-Encoding twice, or beside Content-Length")
-        found.length = -1
+        match name:
+            case b"host":
+                found.host.append(value)
+            case b"content-length" | b"transfer-encoding":
+                if found.length != -2:
+                    return Refusal(400, "Content-Length or Transfer-Encoding twice, or both")
+                if (why := _length(found, name, value, fields)) is not None:
+                    return Refusal(400, why)
+            case b"connection":
+                options += [option.strip(" \t").lower() for option in value.decode("latin-1").split(",")]
+            case b"upgrade":
+                upgrade = value.decode("latin-1")
+            case b"expect":
+                found.expect = value
+            case b"te" if any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b",")):
+                fields.headers.append(("te", "trailers"))
     if options:
         found.close = "close" in options
         found.upgrade = upgrade if "upgrade" in options else ""
         _drop(fields, options)
     return found
+
+
+def _length(found: _Framing, name: bytes, value: bytes, fields: _Fields) -> str | None:
+    if name == b"transfer-encoding":
+        found.length = -1
+        return None if value.lower() == b"chunked" else "Transfer-Encoding is not chunked"
+    if not value.isdigit() or len(value) > 18:
+        return "Content-Length is not a number"
+    found.length = int(value)
+    fields.headers.append(("content-length", str(found.length)))
+    return None
 
 
 def _drop(fields: _Fields, options: list[str]) -> None:

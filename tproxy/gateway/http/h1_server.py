@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http.client import responses
+from typing import cast
 
 from tproxy.core.http import Head, Headers, Reply
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
@@ -50,9 +51,8 @@ class H1Server(asyncio.Protocol):
     # -- what the transport says ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(self.limits.congested)
+        self.transport = made = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
+        made.set_write_buffer_limits(self.limits.congested)
         self.wheel.arm(self._timer, self.limits.head)
 
     def data_received(self, data: bytes) -> None:
@@ -76,7 +76,7 @@ class H1Server(asyncio.Protocol):
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.stop()
+        self.wheel.stop(self._timer)
         self._over = self._over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -241,7 +241,7 @@ class H1Server(asyncio.Protocol):
         if self._body is not None or self._congested:
             self.wheel.arm(self._timer, self.limits.stall)
         elif self.stream is not None:
-            self._timer.stop()
+            self.wheel.rest(self._timer)
 
     def _expired(self) -> None:
         stream, self.stream = self.stream, None
@@ -264,7 +264,19 @@ class H1Server(asyncio.Protocol):
 class ServerStream:
     """The response to one request, and the brake on its body."""
 
-    __slots__ = ("_chunked", "_conn", "_left", "begun", "keep", "method", "raw", "read_end", "sink", "upgrading", "write_end")
+    __slots__ = (
+        "_chunked",
+        "_conn",
+        "_left",
+        "begun",
+        "keep",
+        "method",
+        "raw",
+        "read_end",
+        "sink",
+        "upgrading",
+        "write_end",
+    )
 
     def __init__(self, conn: H1Server, method: str, keep: bool) -> None:
         self._conn, self.method, self.keep = conn, method, keep
@@ -364,7 +376,7 @@ class ServerStream:
         if conn.stream is self:
             conn.stream = None
             conn._over = reset.why or reset.kind.name
-            conn._timer.stop()
+            conn.wheel.rest(conn._timer)
             conn.transport.abort()
 
     def hold(self, on: bool) -> None:

@@ -3,7 +3,6 @@
 A deadline is moved far more often than it is met: moving one back is writing a number.
 
     wheel.arm(timer, 10.0)  # timer.expire() in 10 s
-    timer.when = math.inf   # or never
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 from collections.abc import Callable
 
 TICK = 0.05  # seconds
-FAR = 160  # ticks after which a timer is looked at again, so that what moved it forward leaves no litter behind
+FAR = 160  # ticks after which a timer is looked at again, however late it is
 
 
 class Timer:
@@ -24,18 +23,15 @@ class Timer:
     def __init__(self, expire: Callable[[], None]) -> None:
         self.expire, self.when, self.slot = expire, math.inf, 0
 
-    def stop(self) -> None:
-        """Never."""
-        self.when = math.inf
-
 
 class Wheel:
-    """Slots of ticks to come. ``now`` is the loop's time, at most a tick old."""
+    """Slots of ticks to come. ``now`` is the loop's time, at most a tick old while a timer is armed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._slots, self._handle = loop, dict[int, list[Timer]](), None
-        self._handle: asyncio.TimerHandle | None
-        self._at = int(loop.time() / TICK)
+        self._loop = loop
+        self._slots: dict[int, set[Timer]] = {}
+        self._handle: asyncio.TimerHandle | None = None
+        self._at = 0
         self.now = loop.time()
 
     def arm(self, timer: Timer, seconds: float) -> None:
@@ -48,22 +44,34 @@ class Wheel:
         if not timer.slot or when < timer.slot * TICK:
             self._put(timer)
 
+    def stop(self, timer: Timer) -> None:
+        """It never expires, and is forgotten; one that will be armed again soon is cheaper kept, see ``rest``."""
+        timer.when = math.inf
+        if timer.slot:
+            self._slots[timer.slot].discard(timer)
+            timer.slot = 0
+
+    def rest(self, timer: Timer) -> None:
+        """It does not expire until it is armed again."""
+        timer.when = math.inf
+
     def _put(self, timer: Timer) -> None:
         slot = max(min(math.ceil(timer.when / TICK), self._at + FAR), self._at + 1)
-        if slot != timer.slot:
-            timer.slot = slot
-            self._slots.setdefault(slot, []).append(timer)
+        if slot == timer.slot:
+            return
+        if timer.slot:
+            self._slots[timer.slot].discard(timer)
+        timer.slot = slot
+        self._slots.setdefault(slot, set()).add(timer)
 
     def _turn(self) -> None:
         self.now = self._loop.time()
-        until = int(self.now / TICK)
-        self._handle = None
-        due = [timer for slot in range(self._at + 1, until + 1) for timer in self._slots.pop(slot, ()) if timer.slot == slot]
-        self._at = max(until, self._at)
+        until = max(int(self.now / TICK), self._at)
+        due = [timer for slot in range(self._at + 1, until + 1) for timer in self._slots.pop(slot, ())]
+        self._at = until
         for timer in due:
             timer.slot = 0
-        if self._slots or due:
-            self._handle = self._loop.call_later(TICK, self._turn)
+        self._handle = self._loop.call_later(TICK, self._turn) if self._slots or due else None
         for timer in due:
             if timer.when <= self.now:
                 timer.when = math.inf
