@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, record_writer, start_logging
-from tproxy.cli.source import add_config_option, config_of
+from tproxy.cli.source import add_config_option, config_of, labelled
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity_config import parse_socket
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tproxy.admin.probes import Probes
     from tproxy.core.record import Record
     from tproxy.identity.directory import Directory
+    from tproxy.identity.policies import Policies
     from tproxy.kernel.sockmap import Shortcut
     from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import State
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     sources.preflight(config.identity, config.trust_domain, config.trust)
     probes = Probes(checks.parse(os.environ.get(PROBERS) or "{}", PROBERS))
     if config.directory is not None:
-        from tproxy.identity import directory  # noqa: F401  # gRPC costs memory
+        from tproxy.identity import directory, policies  # noqa: F401  # gRPC costs memory
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
@@ -118,7 +119,7 @@ def _shortcut(config: Config) -> Shortcut | None:
 
 def effective(args: argparse.Namespace) -> Config:
     """The file's Config with the options laid over it."""
-    config = config_of(args)
+    config = labelled(config_of(args))
     ports = replace(
         config.ports,
         egress=_port(args.egress_port, "-tcp-port", config.ports.egress),
@@ -174,23 +175,25 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     def taken(state: State) -> None:
         metrics.loaded(state.contexts.snapshot)
         sidecar.take(state)
-        if directory is not None:
-            directory.renewed(state.contexts.snapshot)
+        for one in told:
+            one.renewed(state.contexts.snapshot)
 
-    directory = _directory(config, metrics)
+    directory, policies = _directory(config, metrics), _policies(config, metrics)
+    told: list[Directory | Policies] = [one for one in (directory, policies) if one is not None]
     sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory)
-    generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused)
+    generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused, policies)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
     servers = [
-        await serve(sock, pages, probes) for sock, pages in _pages(config, sidecar, generations, metrics, directory)
+        await serve(sock, pages, probes)
+        for sock, pages in _pages(config, sidecar, generations, metrics, directory, policies)
     ]
-    carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory))
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((carrying, told), return_when=asyncio.FIRST_COMPLETED)
+    carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory, policies))
+    ending = asyncio.create_task(stopping.wait())
+    await asyncio.wait((carrying, ending), return_when=asyncio.FIRST_COMPLETED)
     if carrying.done():
         carrying.result()
     log.info("stopping: %d connections have %g s to finish", sidecar.open_connections(), config.limits.drain)
@@ -202,7 +205,13 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     return 0
 
 
-async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None) -> None:
+async def _carry(
+    sidecar: Sidecar,
+    generations: Generations,
+    metrics: Metrics,
+    directory: Directory | None,
+    policies: Policies | None,
+) -> None:
     """From the first credentials on, for ever. Until then nothing listens, and the capture rules refuse."""
     try:
         state = await generations.first()
@@ -214,6 +223,9 @@ async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics, d
         if directory is not None:
             directory.renewed(state.contexts.snapshot)
             work.append(directory.run(sidecar.moved))
+        if policies is not None:
+            policies.renewed(state.contexts.snapshot)
+            work.append(policies.run())
         await asyncio.gather(*work)
     finally:
         generations.stop()
@@ -231,8 +243,27 @@ def _directory(config: Config, metrics: Metrics) -> Directory | None:
     return made
 
 
+def _policies(config: Config, metrics: Metrics) -> Policies | None:
+    """Where control is to tell them."""
+    if not config.follows or config.directory is None:
+        return None
+    from tproxy.identity.policies import Policies  # gRPC costs memory
+
+    made = Policies(config.directory, config.trust_domain)
+    status = made.status
+    metrics.watch_policies(
+        lambda: status.objects, lambda: status.updated, lambda: status.failures, lambda: bool(status.refused)
+    )
+    return made
+
+
 def _pages(
-    config: Config, sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None
+    config: Config,
+    sidecar: Sidecar,
+    generations: Generations,
+    metrics: Metrics,
+    directory: Directory | None,
+    policies: Policies | None,
 ) -> list[tuple[socket.socket, Pages]]:
     """What the three ports answer; the first is for this pod only."""
     from tproxy.admin import dump
@@ -242,25 +273,29 @@ def _pages(
     def ready() -> Answer:
         why = sidecar.not_ready()
         error = generations.status.error if why else ""
-        why = why or (directory.not_ready() if directory else "")
+        why = why or (policies.not_ready() if policies else "") or (directory.not_ready() if directory else "")
         return Answer.text(": ".join(filter(None, (why, error))), 503) if why else Answer.text("ready")
 
     def whole() -> Answer:
         state = sidecar.state
-        others = asdict(directory.status) if directory else None
-        return Answer.json(dump.config_dump(state.config, state.contexts.snapshot, others) if state else {})
+        told = {"directory": directory and asdict(directory.status), "policies": policies and asdict(policies.status)}
+        return Answer.json({**dump.config_dump(state.config, state.contexts.snapshot), **told} if state else {})
 
     def others() -> Answer:
         return Answer.json(dump.directory_dump(asdict(directory.status), directory.entries) if directory else {})
 
+    def objects() -> Answer:
+        return Answer.json(dump.policies_dump(asdict(policies.status), policies.held) if policies else {})
+
     def identity() -> Answer:
         state = sidecar.state
-        return Answer.json(dump.identity_dump(asdict(generations.status), state.contexts.snapshot if state else None))
+        found = dump.identity_dump(asdict(generations.status), state.contexts.snapshot if state else None)
+        return Answer.json({**found, "policies": asdict(policies.status)} if policies else found)
 
     ports = config.ports
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     scrape = {"/metrics": metrics.page, **health}
-    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, **scrape}
+    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, "/policies": objects, **scrape}
     return [
         (plain_listener("127.0.0.1", ports.admin), admin),
         (plain_listener(any_host(), ports.metrics), scrape),

@@ -1,4 +1,4 @@
-"""Messages and methods: Istio's CA API, the SPIFFE Workload API, and our own: directory and policies (see ``make wire``)."""
+"""Messages and methods: Istio's CA API, the SPIFFE Workload API, our directory and policies (``make wire``)."""
 
 CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 FETCH_X509_SVID = "/SpiffeWorkloadAPI/FetchX509SVID"
