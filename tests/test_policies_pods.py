@@ -231,6 +231,7 @@ def test_explain_asks_the_running_sidecar_which_object_decides(cast: Cast) -> No
     cast.apply(auth(DENY_CLIENT, "demo/no-client"), auth("selector: {matchLabels: {app: db}}", "demo/db-only"))
     ask = [*TPROXY, "policy", "explain", "--config", str(cast.server.path), "--port", "7", "--from"]
     denied = cast.web.run([*ask, f"spiffe://{CLIENT}"])
+    assert denied.stdout, denied.stderr
     assert (denied.returncode, denied.stdout.splitlines()[0]) == (1, "deny     demo/no-client[0]")
     assert "not for this workload: AuthorizationPolicy demo/db-only selects app=db" in denied.stdout
     assert cast.web.run([*ask, f"spiffe://{DOMAIN}/ns/data/sa/client"]).returncode == 0

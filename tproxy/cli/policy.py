@@ -108,7 +108,7 @@ def text(found: Explanation) -> str:
 
 
 def _settled(config: Config, namespace: str | None) -> Config:
-    if config.manifests and config.settled is None and not namespace:
+    if config.manifests and config.settled is None and not (namespace or config.workload.namespace):
         raise ConfigError("command line", "--namespace", "is missing: the configuration does not say it")
     named = replace(config, workload=replace(config.workload, namespace=namespace)) if namespace else config
     return settle(named, None)

@@ -8,9 +8,7 @@ import gc
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
@@ -22,16 +20,14 @@ from tproxy.core.identity_config import parse_socket
 from tproxy.core.settings import WorkloadApi
 
 if TYPE_CHECKING:
-    from tproxy.admin.http import Pages
     from tproxy.admin.metrics import Metrics
     from tproxy.admin.probes import Probes
+    from tproxy.cli.sidecar_pages import Parts
     from tproxy.core.record import Record
     from tproxy.identity.directory import Directory
     from tproxy.identity.policies import Policies
     from tproxy.kernel.sockmap import Shortcut
-    from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import State
-    from tproxy.proxy.sidecar import Sidecar
 
 log = logging.getLogger("tproxy")
 EXAMPLES = """examples:
@@ -73,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
     from tproxy.admin.probes import Probes
+    from tproxy.cli import sidecar_pages  # noqa: F401
     from tproxy.core.inject import checks
     from tproxy.core.inject.probes import PROBERS
     from tproxy.identity import open as sources
@@ -162,6 +159,7 @@ def _port(text: str | None, option: str, default: int) -> int:
 async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | None, probes: Probes) -> int:
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
+    from tproxy.cli.sidecar_pages import Parts
     from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import no_directory
     from tproxy.proxy.sidecar import Sidecar
@@ -182,16 +180,14 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     told: list[Directory | Policies] = [one for one in (directory, policies) if one is not None]
     sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory)
     generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused, policies)
+    parts = Parts(sidecar, generations, metrics, directory, policies)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
-    servers = [
-        await serve(sock, pages, probes)
-        for sock, pages in _pages(config, sidecar, generations, metrics, directory, policies)
-    ]
-    carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory, policies))
+    servers = [await serve(sock, pages, probes) for sock, pages in parts.pages(config)]
+    carrying = asyncio.create_task(_carry(parts))
     ending = asyncio.create_task(stopping.wait())
     await asyncio.wait((carrying, ending), return_when=asyncio.FIRST_COMPLETED)
     if carrying.done():
@@ -205,27 +201,22 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     return 0
 
 
-async def _carry(
-    sidecar: Sidecar,
-    generations: Generations,
-    metrics: Metrics,
-    directory: Directory | None,
-    policies: Policies | None,
-) -> None:
+async def _carry(parts: Parts) -> None:
     """From the first credentials on, for ever. Until then nothing listens, and the capture rules refuse."""
+    sidecar, generations = parts.sidecar, parts.generations
     try:
         state = await generations.first()
-        metrics.loaded(state.contexts.snapshot)
+        parts.metrics.loaded(state.contexts.snapshot)
         sidecar.start(state)
         ports = state.config.ports
         log.info("ready: %s, egress %d, ingress %d, uid %d", state.own, ports.egress, ports.ingress, os.geteuid())
         work = [generations.run(), sidecar.sweep()]
-        if directory is not None:
-            directory.renewed(state.contexts.snapshot)
-            work.append(directory.run(sidecar.moved))
-        if policies is not None:
-            policies.renewed(state.contexts.snapshot)
-            work.append(policies.run())
+        if parts.directory is not None:
+            parts.directory.renewed(state.contexts.snapshot)
+            work.append(parts.directory.run(sidecar.moved))
+        if parts.policies is not None:
+            parts.policies.renewed(state.contexts.snapshot)
+            work.append(parts.policies.run())
         await asyncio.gather(*work)
     finally:
         generations.stop()
@@ -255,49 +246,3 @@ def _policies(config: Config, metrics: Metrics) -> Policies | None:
         lambda: status.objects, lambda: status.updated, lambda: status.failures, lambda: bool(status.refused)
     )
     return made
-
-
-def _pages(
-    config: Config,
-    sidecar: Sidecar,
-    generations: Generations,
-    metrics: Metrics,
-    directory: Directory | None,
-    policies: Policies | None,
-) -> list[tuple[socket.socket, Pages]]:
-    """What the three ports answer; the first is for this pod only."""
-    from tproxy.admin import dump
-    from tproxy.admin.http import Answer
-    from tproxy.kernel.sock import any_host, plain_listener
-
-    def ready() -> Answer:
-        why = sidecar.not_ready()
-        error = generations.status.error if why else ""
-        why = why or (policies.not_ready() if policies else "") or (directory.not_ready() if directory else "")
-        return Answer.text(": ".join(filter(None, (why, error))), 503) if why else Answer.text("ready")
-
-    def whole() -> Answer:
-        state = sidecar.state
-        told = {"directory": directory and asdict(directory.status), "policies": policies and asdict(policies.status)}
-        return Answer.json({**dump.config_dump(state.config, state.contexts.snapshot), **told} if state else {})
-
-    def others() -> Answer:
-        return Answer.json(dump.directory_dump(asdict(directory.status), directory.entries) if directory else {})
-
-    def objects() -> Answer:
-        return Answer.json(dump.policies_dump(asdict(policies.status), policies.held) if policies else {})
-
-    def identity() -> Answer:
-        state = sidecar.state
-        found = dump.identity_dump(asdict(generations.status), state.contexts.snapshot if state else None)
-        return Answer.json({**found, "policies": asdict(policies.status)} if policies else found)
-
-    ports = config.ports
-    health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
-    scrape = {"/metrics": metrics.page, **health}
-    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, "/policies": objects, **scrape}
-    return [
-        (plain_listener("127.0.0.1", ports.admin), admin),
-        (plain_listener(any_host(), ports.metrics), scrape),
-        (plain_listener(any_host(), ports.ready), health),
-    ]
