@@ -15,9 +15,7 @@ Object = dict[str, Any]
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 
 
-def service(
-    name: str, ports: Mapping[str, int], *pods: int, namespace: str = "shop", **more: Any
-) -> list[Object]:
+def service(name: str, ports: Mapping[str, int], *pods: int, namespace: str = "shop", **more: Any) -> list[Object]:
     """A Service whose named ports lead to the pods' ports on loopback, and its EndpointSlices, one a pod."""
     meta = {"name": name, "namespace": namespace}
     named = [{"name": port, "port": number, **more} for port, number in ports.items()]
