@@ -129,7 +129,7 @@ def test_every_field_is_read() -> None:
         gid=1001,
         workload=Workload("shop", {"app": "web"}, "mesh"),
         policies=("/policies", "/more/one.yaml"),
-        modes_said="inbound.mode",
+        mode_said=True,
     )
 
 
@@ -440,6 +440,7 @@ def test_a_directory_is_an_address_and_what_its_certificate_says() -> None:
         ({}, "directory.address"),
         ({"address": "control"}, "directory.address"),
         ({"address": "control:15013", "timeout": -1}, "directory.timeout"),
+        ({"address": "control:15013", "mixed": "plian"}, "directory.mixed.*did you mean 'plain'"),
         ({"address": "control:15013", "serverNmae": "control"}, "directory.serverNmae.*serverName"),
     ],
 )

@@ -178,13 +178,13 @@ def test_shares_follow_weights() -> None:
         (Redirect(path=PrefixPath("/y")), ("a.example", "/x/z?q"), CLIENT, "http://a.example/y/z?q"),
         (Redirect(port=8083), ("a.example", "/"), CLIENT, "http://a.example:8083/"),
         (
-            Redirect(host="b.example", derived=DerivedPort.LISTENER),
+            Redirect(host="b.example", derived=DerivedPort.SCHEME),
             ("a.example", "/"),
             Client("::1", "https", 8443),
             "https://b.example:8443/",
         ),
         (
-            Redirect(scheme="https", derived=DerivedPort.LISTENER),
+            Redirect(scheme="https", derived=DerivedPort.SCHEME),
             ("a.example:8080", "/"),
             Client("::1", "http", 8080),
             "https://a.example/",

@@ -13,6 +13,7 @@ from tproxy.core.conditions import Text
 from tproxy.core.config import Config
 from tproxy.core.directory import Entries
 from tproxy.core.identity import IdPattern, Snapshot
+from tproxy.core.plaintext import Plaintext, Talk
 from tproxy.core.x509 import Malformed, leaf_facts
 
 
@@ -25,6 +26,25 @@ def config_dump(config: Config, snapshot: Snapshot, directory: Mapping[str, Any]
 def directory_dump(status: Mapping[str, Any], entries: Entries) -> dict[str, Any]:
     """All that is known of others, by address."""
     return {"status": dict(status), "entries": {str(address): _plain(entry) for address, entry in entries.items()}}
+
+
+def plaintext_dump(book: Plaintext, still_open: Mapping[Talk, int], config: Config) -> dict[str, Any]:
+    """Who spoke plaintext since the start, the newest first, and whether it would be let in now."""
+    rows = [
+        {
+            "direction": talk.direction.value,
+            "peer": str(talk.peer),
+            "port": talk.port,
+            "name": seen.name,
+            "open": still_open.get(talk, 0),
+            "connections": seen.connections,
+            "first": seen.first,
+            "last": seen.last,
+        }
+        for talk, seen in book.rows()
+    ]
+    modes = {"": config.mode.value, **{str(port): mode.value for port, mode in config.port_modes.items()}}
+    return {"modes": modes, "egress": config.egress.value, "forgotten": book.forgotten, "rows": rows}
 
 
 def identity_dump(status: Mapping[str, Any], snapshot: Snapshot | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, record_writer, start_logging
 from tproxy.cli.source import add_config_option, config_of
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
+from tproxy.core.directory import Entry
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity_config import parse_socket
+from tproxy.core.plaintext import Plaintext, Talk
 from tproxy.core.settings import WorkloadApi
 
 if TYPE_CHECKING:
@@ -177,17 +180,22 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
         if directory is not None:
             directory.renewed(state.contexts.snapshot)
 
-    directory = _directory(config, metrics)
-    sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory)
+    def bare(talk: Talk) -> None:
+        entry = directory.find(talk.peer) if directory else None
+        name = entry.name if isinstance(entry, Entry) else ""
+        book.add(talk, name, time.time())
+        metrics.bare(talk.direction, name or "unknown")
+
+    book, directory = Plaintext(), _directory(config, metrics)
+    sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory, bare)
     generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
-    servers = [
-        await serve(sock, pages, probes) for sock, pages in _pages(config, sidecar, generations, metrics, directory)
-    ]
+    pages = _pages(config, sidecar, generations, metrics, directory, book)
+    servers = [await serve(sock, shown, probes) for sock, shown in pages]
     carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait((carrying, told), return_when=asyncio.FIRST_COMPLETED)
@@ -232,7 +240,12 @@ def _directory(config: Config, metrics: Metrics) -> Directory | None:
 
 
 def _pages(
-    config: Config, sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None
+    config: Config,
+    sidecar: Sidecar,
+    generations: Generations,
+    metrics: Metrics,
+    directory: Directory | None,
+    book: Plaintext,
 ) -> list[tuple[socket.socket, Pages]]:
     """What the three ports answer; the first is for this pod only."""
     from tproxy.admin import dump
@@ -257,10 +270,14 @@ def _pages(
         state = sidecar.state
         return Answer.json(dump.identity_dump(asdict(generations.status), state.contexts.snapshot if state else None))
 
+    def plaintext() -> Answer:
+        state = sidecar.state
+        return Answer.json(dump.plaintext_dump(book, sidecar.open_plaintext(), state.config) if state else {})
+
     ports = config.ports
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     scrape = {"/metrics": metrics.page, **health}
-    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, **scrape}
+    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, "/plaintext": plaintext, **scrape}
     return [
         (plain_listener("127.0.0.1", ports.admin), admin),
         (plain_listener(any_host(), ports.metrics), scrape),

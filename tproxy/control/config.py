@@ -17,7 +17,7 @@ from tproxy.control.webhook_config import WebhookConfig
 from tproxy.core.address import Address, parse_address
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
-from tproxy.core.identity import SpiffeId, parse_trust_domain
+from tproxy.core.identity import SpiffeId, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_seconds
 
 SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"  # where the kubelet mounts a pod's own token
@@ -46,6 +46,13 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """Telling sidecars Istio's policy objects, on the directory's port."""
+
+    root: str  # the namespace whose objects are for the whole mesh
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """Everything that the server knows; seconds are whole."""
 
@@ -59,6 +66,7 @@ class Control:
     audience: str
     kubernetes: Kubernetes | None
     directory: Directory | None
+    policies: Policies | None
     join_tokens: bool
     impersonators: frozenset[SpiffeId]
     keep: int  # seconds that an expired certificate stays in the log
@@ -84,6 +92,7 @@ class Control:
             audience=top.text("audience", "istio-ca"),
             kubernetes=_kubernetes(top.inner("kubernetes")) if top.raw("kubernetes") is not None else None,
             directory=_directory(top.inner("directory")) if top.raw("directory") is not None else None,
+            policies=_policies(top.inner("policies")) if top.raw("policies") is not None else None,
             join_tokens=top.flag("joinTokens", True),
             impersonators=frozenset(top.items("impersonators", _id)),
             keep=top.parsed("keep", parse_seconds, "7d"),
@@ -98,6 +107,8 @@ class Control:
             raise top.error("directory", "needs the section kubernetes: pods are read from its API")
         if found.directory is not None and found.directory.port in (found.port, found.health):
             raise top.error("directory.port", "the port is taken by listen", found.directory.port)
+        if found.policies is not None and found.directory is None:
+            raise top.error("policies", "needs the section directory: policies are told on its port")
         if webhook and webhook.port in (found.port, found.health):
             raise top.error("webhook.port", "the port is taken by listen", webhook.port)
         for fields in (listen, limits, top):
@@ -125,6 +136,14 @@ def _kubernetes(fields: Fields) -> Kubernetes | None:
 
 def _directory(fields: Fields) -> Directory:
     found = Directory(fields.parsed("port", parse_port, 15013), fields.integer("streams", 10_000, 1, 1_000_000))
+    fields.finish()
+    return found
+
+
+def _policies(fields: Fields) -> Policies:
+    found = Policies(fields.text("rootNamespace", "istio-system"))
+    if not is_segment(found.root):
+        raise fields.error("rootNamespace", "is no name in Kubernetes", found.root)
     fields.finish()
     return found
 

@@ -52,6 +52,16 @@ class Watch:
         self._known = set[str]()
         self.status = Status()
 
+    def follow(self, path: str) -> None:
+        """The same objects are found there from now on. Not while it runs."""
+        self._path, self._version = path, ""
+
+    def forget(self) -> None:
+        """There is no such collection any more, so nothing in it. Not while it runs."""
+        for gone in self._known:
+            self._put(gone, None)
+        self._known, self._version, self.status = set(), "", Status(synced=True, lists=self.status.lists)
+
     async def run(self) -> None:
         """For ever."""
         while True:
@@ -143,4 +153,4 @@ class Watch:
         self.status.failures, self.status.error = self.status.failures + 1, why
         if self.status.failures % RELIST == 0:  # whatever stands in the way there, a list leads around it
             self._version = ""
-        log.log(logging.DEBUG if known else logging.WARNING, "the directory goes on with what it knows: %s", why)
+        log.log(logging.DEBUG if known else logging.WARNING, "going on with what is known: %s", why)

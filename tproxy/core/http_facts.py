@@ -20,10 +20,11 @@ Asked: TypeAlias = "Request | Facts"
 class Facts:
     """A request as rules see it: the path is normal and has no query, header names are lower case."""
 
-    __slots__ = ("_head", "_headers", "_query", "_text", "host", "method", "path", "scheme")
+    __slots__ = ("_head", "_headers", "_query", "_text", "authority", "host", "method", "path", "scheme")
 
     def __init__(self, head: Head, host: str, path: str, query: str) -> None:
         self.host, self.path, self.method, self.scheme = host, path, head.method, head.scheme
+        self.authority = head.authority
         self._head, self._text = head, query
         self._headers: dict[str, str] | None = None
         self._query: dict[str, str] | None = None

@@ -75,9 +75,9 @@ PathChange: TypeAlias = FullPath | PrefixPath | RegexPath
 class DerivedPort(StrEnum):
     """Which port a redirect names when it says none itself."""
 
-    REQUEST = "request"  # the one in the Host header
-    PROTOCOL = "protocol"  # none: the scheme's own
-    LISTENER = "listener"  # the listener's, unless the scheme changes or it is the scheme's own (Gateway API)
+    KEPT = "kept"  # the one in the request's Host, unless the host changes or it was the old scheme's own (Envoy)
+    LISTENER = "listener"  # the listener's
+    SCHEME = "scheme"  # the redirect's scheme's own, without one the listener's (Gateway API)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Redirect:
     port: int | None = None
     path: PathChange | None = None
     status: int = 301
-    derived: DerivedPort = DerivedPort.REQUEST
+    derived: DerivedPort = DerivedPort.KEPT
 
 
 @dataclass(frozen=True, slots=True)

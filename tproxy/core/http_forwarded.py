@@ -16,7 +16,7 @@ _OURS = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-fo
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who sent a request: facts of its connection. ``port`` is the one that the client called."""
+    """Who sent a request: facts of its connection. ``port`` is the listener's, whatever it is bound to."""
 
     address: str
     scheme: str = "http"
@@ -50,8 +50,8 @@ class Respond:
     """How a backend's answer becomes the client's."""
 
     flavour: Flavour
-    backend: Filters = NO_FILTERS
-    rule: Filters = NO_FILTERS
+    first: Filters = NO_FILTERS
+    second: Filters = NO_FILTERS
     cors: Pairs = ()
 
     def __call__(self, reply: Reply, milliseconds: int) -> Reply:
@@ -59,7 +59,7 @@ class Respond:
         if reply.status < 200 and reply.status != 101:
             return reply
         headers = reply.headers
-        for filters in (self.backend, self.rule):
+        for filters in (self.first, self.second):
             if filters.response:
                 headers = filters.response.applied(headers)
         if self.cors:

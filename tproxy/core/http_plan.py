@@ -16,7 +16,7 @@ from tproxy.core import http_cors as cors
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import Head
 from tproxy.core.http_facts import Facts, host_of
-from tproxy.core.http_filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Rewrite, Timeouts
+from tproxy.core.http_filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
 from tproxy.core.http_forwarded import Client, Respond, forwarded
 from tproxy.core.http_local import Answer, is_grpc, local
 from tproxy.core.http_path import BadPathError, changed, normal, unescaped
@@ -153,7 +153,7 @@ class _Request:
 
     def _redirected(self, entry: Entry, filters: Filters) -> Answer:
         assert filters.redirect is not None
-        to = location(filters.redirect, self.head, self.target, matched(entry), self.client)
+        to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
         headers = filters.response.applied([("location", to)])
         rule = entry.rule
         return local(
@@ -183,7 +183,7 @@ class _Request:
         filters = rule.filters
         if own.redirect is not None:
             return self._redirected(entry, own)
-        head = self._written(entry, (own, filters), request_id)
+        head = self._written(entry, own, request_id)
         mirrors: tuple[tuple[Backend, Head], ...] = ()
         if filters.mirrors or own.mirrors:
             mirrors = tuple(
@@ -191,30 +191,30 @@ class _Request:
                 for mirror in (*filters.mirrors, *own.mirrors)
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
-        respond = Respond(self.table.flavour, own, filters, added)
+        first, second = _order(own, rule, self.table.flavour is Flavour.ISTIO)
+        respond = Respond(self.table.flavour, first, second, added)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
 
-    def _written(self, entry: Entry, both: tuple[Filters, ...], request_id: str) -> Head:
+    def _written(self, entry: Entry, own: Filters, request_id: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
+        rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
         headers = forwarded(head.headers, self.client, request_id)
-        rewrite: Rewrite | None = None
-        for filters in both:
-            if filters is NO_FILTERS:
-                continue
-            if filters.request:
-                headers = filters.request.applied(headers)
-            rewrite = rewrite or filters.rewrite
-        if rewrite is not None:
-            target = changed(target, rewrite.path, matched(entry))
-            authority = rewrite.host or authority
-        if self.table.flavour is Flavour.ISTIO:
+        if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
+            for filters in _order(own, rule, istio):
+                if filters.request:
+                    headers = filters.request.applied(headers)
+            rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
+            for rewrite in filter(None, reversed(rewrites)):
+                target = changed(self.target, rewrite.path, matched(entry, self.facts.path)) if rewrite.path else target
+                authority = rewrite.host or authority
+        if istio:
             if target != self.target:
                 headers.append(("x-envoy-original-path", self.target))
-            if entry.rule.decorator:
-                headers.append(("x-envoy-decorator-operation", entry.rule.decorator))
+            if rule.decorator:
+                headers.append(("x-envoy-decorator-operation", rule.decorator))
             headers.append(("x-envoy-attempt-count", "1"))
         return Head(head.method, head.scheme, authority, target, headers, head.version, head.upgrade)
 
@@ -229,18 +229,19 @@ class _Request:
         return Head(head.method, head.scheme, host, head.target, list(head.headers), head.version)
 
 
-def matched(entry: Entry) -> str:
+def matched(entry: Entry, path: str) -> str:
     """What the entry's match found at the beginning of the path: what a prefix replacement takes away."""
-    path = entry.match.path
-    if path is None:
-        return ""
-    match path.kind:
-        case Kind.SEGMENTS:
-            return path.value.rstrip("/")
-        case Kind.PREFIX | Kind.EXACT:
-            return path.value
-        case _:
-            return ""
+    text = entry.match.path
+    if text is None:
+        return "/"
+    if text.kind is Kind.SEGMENTS:
+        return text.value.rstrip("/")
+    return text.value if text.kind is Kind.PREFIX else path
+
+
+def _order(own: Filters, rule: Rule, istio: bool) -> tuple[Filters, Filters]:
+    """Whose header changes come first: the backend's, but those of Istio's only destination stand behind the rule's."""
+    return (rule.filters, own) if istio and len(rule.backends) == 1 else (own, rule.filters)
 
 
 def _by_weight(backends: tuple[Backend, ...], draw: Draw) -> Backend | None:

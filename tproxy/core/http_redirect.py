@@ -25,12 +25,14 @@ def location(redirect: Redirect, head: Head, target: str, matched: str, client: 
 
 def _port(redirect: Redirect, scheme: str, head: Head, client: Client) -> str:
     """With its colon, or nothing where it is the scheme's own."""
-    if redirect.port is not None:
-        port = str(redirect.port)
-    elif redirect.derived is DerivedPort.PROTOCOL:
-        port = ""
-    elif redirect.derived is DerivedPort.REQUEST:
-        port = port_of(head.authority)
-    else:
-        port = "" if redirect.scheme else str(client.port)
+    match redirect.port, redirect.derived:
+        case int(given), _:
+            port = str(given)
+        case _, DerivedPort.LISTENER:
+            port = str(client.port)
+        case _, DerivedPort.SCHEME:
+            port = "" if redirect.scheme else str(client.port)
+        case _:
+            port = "" if redirect.host else port_of(head.authority)
+            port = "" if scheme != client.scheme and port == _OWN.get(client.scheme) else port
     return "" if port in ("", _OWN.get(scheme)) else f":{port}"

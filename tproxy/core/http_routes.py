@@ -76,6 +76,11 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def authority(self) -> str:
+        """The host as it was asked for, with its port."""
+        return self.host
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -95,7 +100,7 @@ class Match:
             ("path", self.path, request.path),
             ("method", self.method, request.method),
             ("scheme", self.scheme, request.scheme),
-            ("authority", self.authority, request.host),
+            ("authority", self.authority, request.authority),
         )
         for what, text, found in single:
             if text is not None and not text.matches(found):
@@ -105,7 +110,7 @@ class Match:
                 if not text.matches(have.get(name)):
                     yield f"{kind} {name} is {have.get(name)!r}, not {text}"
         for name, text in self.without:
-            if text.matches(request.headers.get(name)):
+            if _has(text, request.headers.get(name)):
                 yield f"header {name} is {text}, which it must not be"
 
     def holds(self, asked: Asked) -> bool:
@@ -120,14 +125,19 @@ class Match:
             return False
         if self.scheme is not None and not self.scheme.matches(asked.scheme):
             return False
-        if self.authority is not None and not self.authority.matches(asked.host):
+        if self.authority is not None and not self.authority.matches(asked.authority):
             return False
-        return not any(text.matches(asked.headers.get(name)) for name, text in self.without)
+        return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
 
     @property
     def is_catch_all(self) -> bool:
         """Whether it holds for every request, as far as Istio's order cares."""
         return self in _ALWAYS
+
+
+def _has(text: Text, value: str | None) -> bool:
+    """What is not there counts as empty where more than its presence is asked for, as in Istio's withoutHeaders."""
+    return text.matches(value) if text.kind is Kind.PRESENT else text.matches(value or "")
 
 
 def _hold(named: Named, have: Mapping[str, str]) -> bool:

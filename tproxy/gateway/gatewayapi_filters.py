@@ -25,7 +25,7 @@ from tproxy.core.http_filters import (
 )
 from tproxy.gateway.gatewayapi_cors import read_cors
 from tproxy.gateway.gatewayapi_routes import References
-from tproxy.gateway.http_words import changed_header, header_value
+from tproxy.gateway.http_words import changed_header, header_value, path_text
 
 _STATUS = (301, 302, 303, 307, 308)
 _FIELDS = {
@@ -132,7 +132,7 @@ def _redirect(inner: Fields) -> Redirect:
     status = inner.integer("statusCode", 302, 300, 399)
     if status not in _STATUS:
         raise inner.error("statusCode", f"expected one of {', '.join(map(str, _STATUS))}", status)
-    return Redirect(scheme, host, port, _path(inner), status, DerivedPort.LISTENER)
+    return Redirect(scheme, host, port, _path(inner), status, DerivedPort.SCHEME)
 
 
 def _path(inner: Fields) -> PathChange | None:
@@ -143,7 +143,7 @@ def _path(inner: Fields) -> PathChange | None:
     key = kind[0].lower() + kind[1:]
     if path.raw(key) is None:
         raise path.error(key, f"{key} must be specified when type is set to '{kind}'")
-    value = path.parsed(key, _target, None)
+    value = path.parsed(key, path_text, None)
     path.finish()
     return FullPath(value) if key == "replaceFullPath" else PrefixPath(value)
 
@@ -153,10 +153,3 @@ def _name(value: object) -> str:
     if name.startswith("*"):
         raise ValueError("expected a host name without wildcard")
     return name
-
-
-def _target(value: object) -> str:
-    """A path that can stand in a request line."""
-    if not isinstance(value, str) or len(value) > 1024 or any(char <= " " or char == "\x7f" for char in value):
-        raise ValueError("expected a path without blanks")
-    return value.encode().decode("latin-1")

@@ -13,6 +13,8 @@ from tproxy.gateway.regex import compile_regex
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,4096}")  # RFC 9110, 5.5: no control characters
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:h|ms|m|us|ns|s))+")
+_AUTHORITY = re.compile(r"[A-Za-z0-9._-]*|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
+_BLANK = re.compile(r"[\x00-\x20\x7f#]")
 _PART = re.compile(r"([0-9.]+)([a-z]+)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 # of the connection, or what the gateway itself says: a rule that changed them would break messages or lie
@@ -35,7 +37,7 @@ def header_name(text: object) -> str:
 
 def changed_header(text: object) -> str:
     """A name that a rule may set, add or remove."""
-    name = header_name(text)
+    name = "host" if text == ":authority" else header_name(text)
     if name in _UNTOUCHABLE:
         raise ValueError("cannot be changed by a rule: it is the gateway's own")
     return name
@@ -76,6 +78,20 @@ def seconds(value: object) -> float:
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError("expected a duration such as 5s or 250ms")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
+
+
+def authority(value: object) -> str:
+    """A host, perhaps with a port, that takes the place of a request's."""
+    if not isinstance(value, str) or not _AUTHORITY.fullmatch(value):
+        raise ValueError("expected a host name or host:port")
+    return value
+
+
+def path_text(value: object) -> str:
+    """A path, perhaps with a query, that can stand in a request line."""
+    if not isinstance(value, str) or len(value) > 4096 or _BLANK.search(value):
+        raise ValueError("expected a path without blanks")
+    return value.encode().decode("latin-1")
 
 
 def regex_text(value: str) -> Text:

@@ -78,10 +78,20 @@ class Registry:
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return tuple(m.endpoint for m in members), "" if members else NOT_READY
 
+    def only_port(self, host: str) -> int | None:
+        """The port of a host that has one."""
+        service = self.services.get(host)
+        return next(iter(service.ports)) if service is not None and len(service.ports) == 1 else None
+
     def http2(self, host: str, port: int | None) -> bool:
         """Whether a host's port speaks HTTP/2, as far as its Service says."""
         service = self.services.get(host)
         return service is not None and (port in service.http2 or (port is None and len(service.http2) == 1))
+
+    def port_name(self, host: str, port: int) -> str:
+        """What a host's port is called, if it is there."""
+        service = self.services.get(host)
+        return service.ports.get(port, "") if service else ""
 
     def _entry(self, thing: Object) -> None:
         spec = thing.fields("spec")
