@@ -16,6 +16,7 @@ from tproxy.gateway.http.h2_stream import H2Stream
 from tproxy.gateway.http.stream import Broken, Reset
 
 REMEMBERED = 1000  # streams that we have reset, for which frames may still be under way
+_KINDS = {Code.ENHANCE_YOUR_CALM: Broken.OVERLOAD, Code.SETTINGS_TIMEOUT: Broken.TIMEOUT}
 PER_DATA = 10  # frames that carry nothing and may be answers to a frame of DATA
 
 
@@ -33,7 +34,7 @@ class Sending:
         self.encoder = Encoder()
         self.window = f.WINDOW  # bytes that the peer lets us send,
         self.initial_window = f.WINDOW  # and at first on each stream
-        self.room = limits.window  # bytes that the peer may send
+        self.grant = limits.window  # bytes that the peer may send
         self.unread = 0  # bytes that were taken, and for which it has not been told so
         self.frames = Budget(limits.frames, limits.frames_per_second, clock)
         self.resets = Budget(limits.resets, limits.resets_per_second, clock)
@@ -67,7 +68,7 @@ class Sending:
     def on_finished(self, stream: H2Stream) -> None:
         """A stream is no more."""
 
-    def on_broken(self, why: str) -> None:
+    def on_broken(self, reset: Reset) -> None:
         """The connection ends for what the peer did."""
 
     # What it shares
@@ -212,8 +213,9 @@ class Sending:
         if not self.closing:
             self.closing = True
             self.out.append(f.goaway(self.last, code, why))
-            self.drop(Reset(Broken.OVERLOAD if code is Code.ENHANCE_YOUR_CALM else Broken.MALFORMED, why))
-            self.on_broken(why)
+            reset = Reset(_KINDS.get(code, Broken.MALFORMED), why)
+            self.drop(reset)
+            self.on_broken(reset)
             self.wake()
 
     def drop(self, reset: Reset) -> None:
@@ -238,7 +240,7 @@ class Sending:
         stream.unread += size
         if stream.unread >= self.limits.stream_window // 2 and not stream.ended and not stream.gone:
             self.out.append(f.window_update(stream.number, stream.unread))
-            stream.room += stream.unread
+            stream.grant += stream.unread
             stream.unread = 0
             self.wake()
 
@@ -246,6 +248,6 @@ class Sending:
         self.unread += size
         if self.unread >= self.limits.window // 2 and not self.closing:
             self.out.append(f.window_update(0, self.unread))
-            self.room += self.unread
+            self.grant += self.unread
             self.unread = 0
             self.wake()
