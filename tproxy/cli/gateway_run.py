@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
 
-    loaded = compile_table(*directory.read(), source.labels_of(args), source.where_of(args))
+    loaded = compile_table(*directory.read(), source.labels_of(args), source.site_of(args))
     for finding in loaded.findings:
         log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
     return loaded

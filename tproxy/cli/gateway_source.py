@@ -13,8 +13,8 @@ from tproxy.core.hostnames import parse_hostname
 
 if TYPE_CHECKING:
     from tproxy.gateway.compile import Loaded
-    from tproxy.gateway.secrets import Where
     from tproxy.gateway.settings import Settings
+    from tproxy.gateway.site import Site
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -32,11 +32,13 @@ def labels_of(args: argparse.Namespace) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def where_of(args: argparse.Namespace) -> Where:
-    """In which namespaces Istio's Gateways find their Secrets."""
+def site_of(args: argparse.Namespace) -> Site:
+    """Where it runs: in which namespaces Istio's Gateways find their Secrets."""
     from tproxy.gateway.secrets import Where
+    from tproxy.gateway.site import Site
 
-    return Where(args.namespace or os.environ.get("POD_NAMESPACE") or Where().namespace, args.secrets_beside)
+    namespace = args.namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
+    return Site(secrets=Where(namespace, args.secrets_beside))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -75,4 +77,4 @@ def load(args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
     from tproxy.gateway.directory import Directory
 
-    return compile_table(*Directory(folder_of(args)).read(), labels_of(args), where_of(args))
+    return compile_table(*Directory(folder_of(args)).read(), labels_of(args), site_of(args))

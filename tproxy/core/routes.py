@@ -20,6 +20,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
+from tproxy.core.http_filters import NO_FILTERS, Filters
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 
@@ -51,7 +52,7 @@ class BackendTls:
     mode: str  # SIMPLE, MUTUAL, ISTIO_MUTUAL
     sni: str = ""  # empty: the name that the client asked for
     names: tuple[str, ...] = ()  # one of which the backend's certificate must be for; none: the name that is asked for
-    ca: str = ""  # empty: those that this machine trusts
+    ca: tuple[str, ...] = ()  # none: those that this machine trusts
     crl: str = ""
     secret: str = ""  # with our certificate, for MUTUAL
     host: str = ""  # the destination's, where a client asked for no name
@@ -69,6 +70,8 @@ class Backend:
     tls: BackendTls | None = None
     proxy: ProxyProtocol = ProxyProtocol.NONE
     fault: str = ""
+    filters: Filters = NO_FILTERS  # of HTTP
+    http2: bool = False  # it speaks HTTP/2, also without TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,15 @@ class TcpListener:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpListener:
+    """Datagrams; what comes from one client's port goes to one endpoint, and answers come back."""
+
+    port: int
+    server: str
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
 class HttpListener:
     """Plaintext HTTP."""
 
@@ -168,6 +180,7 @@ class Table:
     """Everything that a gateway serves."""
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
+    datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

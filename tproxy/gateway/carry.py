@@ -17,6 +17,7 @@ from tproxy.core.record import Record
 from tproxy.core.routes import Backend, HttpListener, Passthrough, ProxyProtocol, Route, TcpListener, Terminate
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
+from tproxy.gateway.serve import ended, plain
 from tproxy.gateway.tls import accept, connect
 from tproxy.kernel.sock import abort
 from tproxy.proxy import peek
@@ -30,7 +31,12 @@ TRIES = 3  # endpoints of a backend; the client's bytes are still unread
 
 async def carry(down: socket.socket, trace: Trace, door: Door) -> Record:
     """Carry it to a backend, or refuse it; either way there is one record. Before TLS: RST, and no alert."""
-    wanted = await _told(down, trace, door) or await _asked(down, trace, door)
+    refused = await _told(down, trace, door)
+    if refused is None and isinstance(door.listener, HttpListener):
+        return await plain(down, trace, door)
+    wanted = refused or await _asked(down, trace, door)
+    if not isinstance(wanted, Deny) and isinstance(wanted[0], Terminate) and isinstance(wanted[0].inside, HttpTable):
+        return await ended(down, wanted[0], trace, door)
     legs = wanted if isinstance(wanted, Deny) else await _legs(*wanted, down, trace, door)
     if isinstance(legs, Deny):
         abort(down)
@@ -112,7 +118,7 @@ async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door)
         return up
     leg: Leg | Deny | None = _introduce(up, backend, hello, trace)
     if leg is None:
-        leg = PlainLeg(up) if backend.tls is None else await connect(up, backend.tls, door, trace.sni)
+        leg = PlainLeg(up) if backend.tls is None else await connect(up, backend.tls, door.gate.means, trace.sni)
     if isinstance(leg, Deny):
         abort(up)
     return leg

@@ -11,7 +11,8 @@ from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
-from tproxy.gateway.secrets import Material, Vault, Where
+from tproxy.gateway.secrets import Material, Vault
+from tproxy.gateway.site import ANYWHERE, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +31,22 @@ class Loaded:
 
 
 def compile_table(
-    objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str], where: Where | None = None
+    objects: Iterable[Object],
+    faults: Iterable[ConfigError],
+    labels: Mapping[str, str],
+    site: Site = ANYWHERE,
 ) -> Loaded:
     """Everything that can be used, for a gateway pod with these labels (none: of any)."""
     findings, things = Findings(), _unique(objects)
     for error in faults:
         findings.error(error)
-    registry, vault = Registry(things, findings), Vault(things, where or Where())
+    registry, vault = Registry(things, findings), Vault(things, site.secrets)
     served = istio.listeners(things, registry, labels, findings, vault)
-    others, statuses = gatewayapi.listeners(things, registry, findings, vault)
-    for bind, listener in others.items():
+    others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
+    for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served), tuple(findings.found), statuses, vault.material)
+    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

@@ -89,16 +89,16 @@ class Contexts:
             return Deny(Reason.NO_CREDENTIALS, tls.fault)
         if tls.mode == "ISTIO_MUTUAL":
             return Deny(Reason.NO_CREDENTIALS, "the gateway has no identity of the mesh (--mesh)")
-        if missing := [name for name in (tls.secret, tls.ca, tls.crl) if name and name not in self.material]:
+        if missing := [name for name in (tls.secret, *tls.ca, tls.crl) if name and name not in self.material]:
             return Deny(Reason.NO_CREDENTIALS, f"{missing[0]} is missing or unusable")
         return self._kept(
-            (tls.mode, alpn, tls.insecure, not tls.ca, self._digests((tls.secret, tls.ca, tls.crl))),
+            (tls.mode, alpn, tls.insecure, not tls.ca, self._digests((tls.secret, *tls.ca, tls.crl))),
             lambda: fronts.client(
                 self._pair(tls.secret),
                 alpn,
                 Bounds(),
                 Check(
-                    self.material[tls.ca].ca if tls.ca else None,
+                    b"".join(self.material[name].ca for name in tls.ca) if tls.ca else None,
                     self.material[tls.crl].crl if tls.crl else b"",
                     _of_name,
                     insecure=tls.insecure,

@@ -14,8 +14,11 @@ from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table
 from tproxy.core.settings import Relay
 from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.web import Web, web
 from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
+from tproxy.gateway.tls import Means
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
@@ -58,9 +61,18 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
+    web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
+
+    @property
+    def means(self) -> Means:
+        """With what backends are called by TLS, at this moment."""
+        return Means(self.contexts, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -77,6 +89,7 @@ class Gate:
                 server.listener.close()
             raise
         self.table, self.contexts = table, self.contexts.following(material)
+        self.web.backends.forget()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()
@@ -107,4 +120,5 @@ class Gate:
     async def stop(self) -> int:
         """Drain; the number of connections that had to be cut."""
         self.draining = True
+        self.web.drain()
         return await drain([*self._servers.values(), *self._closed], self.settings.drain)

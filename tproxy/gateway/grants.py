@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
+from tproxy.gateway.secrets import Vault
 
 GROUP = "gateway.networking.k8s.io"
 
@@ -30,6 +31,11 @@ class Ref:
         where = fields.text("namespace") or namespace
         return cls(str(given), fields.text("kind", kind), where, name)
 
+    @property
+    def material(self) -> str:
+        """A Secret or ConfigMap, as the vault names it."""
+        return f"{'configmap ' if self.kind == 'ConfigMap' else ''}{self.namespace}/{self.name}"
+
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
 
@@ -38,14 +44,15 @@ class Ref:
 class World:
     """What references may lead to."""
 
+    vault: Vault
     services: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, objects: Iterable[Object], findings: Findings) -> World:
+    def of(cls, objects: Iterable[Object], findings: Findings, vault: Vault) -> World:
         """Collect; a grant that cannot be read grants nothing."""
-        made = cls()
+        made = cls(vault)
         for thing in objects:
             match thing.group, thing.kind:
                 case "", "Service":
@@ -73,6 +80,16 @@ class World:
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""
         return {"kubernetes.io/metadata.name": namespace, **self.namespaces.get(namespace, {})}
+
+    def certificate_fault(self, ref: Ref) -> str:
+        """Why a reference is no TLS Secret; its contents are never repeated."""
+        if (ref.group, ref.kind) != ("", "Secret"):
+            return f"{ref.kind} is not supported; Secret is"
+        return self.vault.fault(f"{ref.namespace}/{ref.name}")
+
+    def authority_fault(self, ref: Ref) -> str:
+        """Why a ConfigMap or Secret holds no certificates of authorities."""
+        return self.vault.ca_fault(ref.material)
 
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:

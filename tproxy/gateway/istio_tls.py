@@ -210,7 +210,7 @@ def client_tls(thing: Object, tls: Fields, host: str, findings: Findings, vault:
     secret, ca, crl, fault = _client_credentials(thing, mode, credential, paths, vault)
     if fault:
         findings.warn(thing, tls.path, f"{fault}; connections to {host} are refused")
-    return BackendTls(mode, sni, names, ca, crl, secret, insecure=insecure, fault=fault)
+    return BackendTls(mode, sni, names, (ca,) if ca else (), crl, secret, insecure=insecure, fault=fault)
 
 
 def _client_credentials(

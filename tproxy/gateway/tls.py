@@ -14,23 +14,28 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tproxy.core.hostnames import is_address
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.routes import BackendTls, Terminate
-from tproxy.gateway.gate import Door
+from tproxy.core.xfcc import xfcc
+from tproxy.gateway.contexts import Contexts
 from tproxy.identity import fronts
 from tproxy.identity.fronts import Notes
 from tproxy.identity.leaf import PeerCertificate, peer_certificate
 from tproxy.identity.openssl import TlsError, verify_message
 from tproxy.identity.trust import reason
 from tproxy.kernel.sock import reset_on_close
-from tproxy.proxy.compiled import AnyLine
+from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.tls import MAX_HANDSHAKE, denial
 from tproxy.proxy.trace import Trace
+
+if TYPE_CHECKING:
+    from tproxy.gateway.gate import Door
 
 HTTP = ("h2", "http/1.1")
 
@@ -43,6 +48,12 @@ class Told:
     alpn: str  # "" where none was agreed on
     facts: TlsFacts
     peer: PeerCertificate | None = None
+
+    @property
+    def xfcc(self) -> str:
+        """As X-Forwarded-Client-Cert says it; empty without a verified certificate."""
+        peer = self.peer
+        return "" if peer is None else xfcc(peer.hash, peer.pem, peer.subject, peer.uris, peer.dns)
 
 
 async def secure(
@@ -68,33 +79,42 @@ async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door
         return role
     tls, notes = fronts.connection(role)
     leg = TlsLeg(sock, tls)
-    refused = await _shake(leg, notes, door.gate.settings.hello, door, _of_client)
+    refused = await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
     if refused is None:
         trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """With what backends are called."""
+
+    contexts: Contexts
+    reactor: AnyReactor
+    seconds: float  # for a handshake
 
 
 async def begin(
     sock: socket.socket,
     tls: BackendTls,
     factory: Callable[[Told], asyncio.Protocol],
-    door: Door,
+    means: Means,
     host: str = "",
     alpn: tuple[str, ...] = ("http/1.1",),
 ) -> AnyLine | Deny:
     """The client's handshake on a connected socket. ``host``: of the request, the SNI where ``tls`` sets none."""
-    leg = await connect(sock, tls, door, host, alpn)
+    leg = await connect(sock, tls, means, host, alpn)
     if isinstance(leg, Deny):
         return leg
     told = _told(leg, tls.sni or host or tls.host)
-    return door.gate.reactor.attach(leg, factory(told), told)
+    return means.reactor.attach(leg, factory(told), told)
 
 
 async def connect(
-    sock: socket.socket, tls: BackendTls, door: Door, host: str = "", alpn: tuple[str, ...] = ()
+    sock: socket.socket, tls: BackendTls, means: Means, host: str = "", alpn: tuple[str, ...] = ()
 ) -> TlsLeg | Deny:
     """The client's handshake alone. A backend is verified unless the configuration says in so many words not to."""
-    role = door.gate.contexts.client(tls, alpn)
+    role = means.contexts.client(tls, alpn)
     if isinstance(role, Deny):
         return role
     name = tls.sni or host or tls.host
@@ -102,15 +122,15 @@ async def connect(
     if not is_address(name):
         made.ask_for(name)
     leg = TlsLeg(sock, made)
-    return await _shake(leg, notes, door.gate.settings.connect, door, _of_backend) or leg
+    return await _shake(leg, notes, means.seconds, means.reactor, _of_backend) or leg
 
 
 async def _shake(
-    leg: TlsLeg, notes: Notes, seconds: float, door: Door, words: Callable[[TlsError, Notes], Deny]
+    leg: TlsLeg, notes: Notes, seconds: float, reactor: AnyReactor, words: Callable[[TlsError, Notes], Deny]
 ) -> Deny | None:
     try:
         async with asyncio.timeout(seconds):
-            await door.gate.reactor.shake(leg, MAX_HANDSHAKE)
+            await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except TlsError as error:
