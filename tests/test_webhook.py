@@ -320,15 +320,6 @@ def test_sigterm_answers_what_is_under_way_and_closes_what_is_idle(tmp_path: Pat
         ca.kill()
 
 
-def test_a_port_that_is_taken_is_named_in_one_line(tmp_path: Path) -> None:
-    ca = injecting(tmp_path)
-    with socket.create_server(("127.0.0.1", port(ca))):
-        process = ca.spawn()
-        assert process.popen.wait(20) == 3
-    said = process.log.read_text()
-    assert f"port {port(ca)}: Address already in use" in said and "Traceback" not in said
-
-
 def test_kill_9_and_a_restart_change_nothing_for_who_believes_the_root(tmp_path: Path) -> None:
     ca = injecting(tmp_path).start()
     try:

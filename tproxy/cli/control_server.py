@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -56,6 +57,7 @@ class _Parts:
 async def serve(config: Control, form: str) -> int:
     """Until SIGTERM; the exit code."""
     parts = _parts(config, form)
+    door = plain_listener(config.address or any_host(), config.health)
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -63,10 +65,10 @@ async def serve(config: Control, form: str) -> int:
     await parts.serving.renew()
     if parts.injector is not None:
         await parts.injector.start(config.address or any_host(), stopping.set)
-    server = _listen(parts, config)
+    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     await server.start()
-    teller, following = await _follow(parts, config, stopping)
-    pages = await _pages(parts, config, stopping)
+    following = await _follow(parts, teller, stopping)
+    pages = await _pages(parts, door, stopping)
     watch = asyncio.create_task(_watch(parts, config))
     watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
     signs = parts.issuer.signer
@@ -133,21 +135,25 @@ def _parts(config: Control, form: str) -> _Parts:
     return _Parts(issuer, ledger, serving, service, metrics, directory, injector)
 
 
-async def _follow(
-    parts: _Parts, config: Control, stopping: asyncio.Event
-) -> tuple[grpc.aio.Server, asyncio.Task[None]] | tuple[None, None]:
-    """The directory's server and what it lives from, if there is one."""
+def _teller(parts: _Parts, config: Control) -> grpc.aio.Server | None:
+    """The directory's server, if there is one."""
     if parts.directory is None or config.directory is None:
-        return None, None
+        return None
     try:
-        server = parts.directory.listen(parts.serving.credentials(mutual=True))
+        return parts.directory.listen(parts.serving.credentials(mutual=True))
     except RuntimeError as error:
         why = "cannot be listened on: is another server running, or is the address not ours?"
         raise ConfigError("configuration", "directory.port", why, config.directory.port) from error
-    await server.start()
+
+
+async def _follow(parts: _Parts, teller: grpc.aio.Server | None, stopping: asyncio.Event) -> asyncio.Task[None] | None:
+    """Tell the directory, and follow what it lives from."""
+    if parts.directory is None or teller is None:
+        return None
+    await teller.start()
     following = asyncio.create_task(parts.directory.run())
     following.add_done_callback(lambda _: stopping.set())  # as with the watch below
-    return server, following
+    return following
 
 
 def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
@@ -189,7 +195,7 @@ def _signs(parts: _Parts) -> None:
     log.info("generation %d signs until %s, bundle version %d", signs.generation, signs.ends(), signs.version)
 
 
-async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asyncio.Server:
+async def _pages(parts: _Parts, door: socket.socket, stopping: asyncio.Event) -> asyncio.Server:
     def ready() -> Answer:
         if stopping.is_set():
             return Answer.text("stopping", 503)
@@ -202,8 +208,7 @@ async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asy
     def metrics() -> Answer:
         return Answer(200, generate_latest(parts.metrics.registry), CONTENT_TYPE_LATEST)
 
-    listener = plain_listener(config.address or any_host(), config.health)
-    return await serve_pages(listener, {"/healthz/ready": ready, "/metrics": metrics})
+    return await serve_pages(door, {"/healthz/ready": ready, "/metrics": metrics})
 
 
 def _writer(form: str) -> Callable[[Line], None]:
