@@ -14,6 +14,7 @@ from typing import ParamSpec
 import uvloop
 
 from tproxy.core.http import Head, Headers, Reply
+from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_frames import (
     ACK,
     FRAME,
@@ -134,6 +135,7 @@ class Memory(asyncio.Transport):
         self.protocol = protocol
         self.written = bytearray()
         self.closed = self.aborted = False
+        self.over = asyncio.Event()
         protocol.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -145,9 +147,11 @@ class Memory(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+        self.over.set()
 
     def abort(self) -> None:
         self.closed = self.aborted = True
+        self.over.set()
 
     def take(self) -> bytes:
         """What was written since the last time."""
@@ -214,3 +218,54 @@ def in_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]
         asyncio.run(test(*args, **named))
 
     return run
+
+
+class Joined:
+    """A toy gateway: each request goes to one HTTP/2 backend as it is, and back. The sink of the client's side."""
+
+    def __init__(self, client: H2Client, down: Stream, head: Head, end: bool) -> None:
+        self.up: Stream = client.open(Back(down, self))
+        self.over = False
+        self.up.head(head, end)
+
+    def head(self, reply: Reply, end: bool) -> None:
+        raise AssertionError
+
+    def data(self, data: bytes) -> None:
+        self.up.data(data)
+
+    def end(self, trailers: Headers) -> None:
+        self.up.end(trailers)
+
+    def reset(self, reset: Reset) -> None:
+        if not self.over:
+            self.up.reset(reset)
+
+    def congested(self, on: bool) -> None:
+        self.up.hold(on)
+
+
+@dataclass
+class Back:
+    """The sink of the backend's side."""
+
+    down: Stream
+    joined: Joined
+
+    def head(self, reply: Reply, end: bool) -> None:
+        self.joined.over = end
+        self.down.head(reply, end)
+
+    def data(self, data: bytes) -> None:
+        self.down.data(data)
+
+    def end(self, trailers: Headers) -> None:
+        self.joined.over = True
+        self.down.end(trailers)
+
+    def reset(self, reset: Reset) -> None:
+        self.joined.over = True
+        self.down.reset(reset)
+
+    def congested(self, on: bool) -> None:
+        self.down.hold(on)
