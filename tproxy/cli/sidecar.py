@@ -181,6 +181,7 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory)
     generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
+    metrics.watch_routers(lambda: _up(sidecar))
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -210,13 +211,19 @@ async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics, d
         sidecar.start(state)
         ports = state.config.ports
         log.info("ready: %s, egress %d, ingress %d, uid %d", state.own, ports.egress, ports.ingress, os.geteuid())
-        work = [generations.run(), sidecar.sweep()]
+        work = [generations.run(), sidecar.sweep(), sidecar.watch_routers()]
         if directory is not None:
             directory.renewed(state.contexts.snapshot)
             work.append(directory.run(sidecar.moved))
         await asyncio.gather(*work)
     finally:
         generations.stop()
+
+
+def _up(sidecar: Sidecar) -> dict[tuple[str, int], bool]:
+    """Every router's host and port, and whether it is up."""
+    hops = sidecar.state.config.egress_routes.hops if sidecar.state else ()
+    return {hop: hop not in sidecar.routers.down for hop in hops}
 
 
 def _directory(config: Config, metrics: Metrics) -> Directory | None:

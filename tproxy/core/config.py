@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
+from tproxy.core.egress_config import parse_routes
+from tproxy.core.egress_routes import EgressRoutes
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
@@ -69,6 +71,7 @@ class Config:
     manifests: tuple[Manifest, ...] = ()  # what stands in them; core/effective.py makes mode and policy of it
     modes_said: str = ""  # the field of inbound that sets modes, if one does
     settled: Settled | None = None
+    egress_routes: EgressRoutes = field(default_factory=EgressRoutes)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | None, where: str = "config", manifests: Iterable[Manifest] = ()) -> Config:
@@ -82,6 +85,7 @@ class Config:
         port_modes = _port_modes(inbound.inner("ports"))
         policy = Policy(tuple(_rule(entry, index, domain, own) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
+        capture = _capture(top.inner("capture"))
         config = cls(
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
@@ -92,7 +96,7 @@ class Config:
             mode=mode,
             port_modes=port_modes,
             policy=policy,
-            capture=_capture(top.inner("capture")),
+            capture=capture,
             ports=ports,
             limits=_limits(top.inner("limits")),
             groups=_groups(tls),
@@ -103,6 +107,7 @@ class Config:
             workload=parse_workload(top.inner("workload")),
             policies=policy_paths(top),
             manifests=distinct(manifests),
+            egress_routes=parse_routes(top.inner("egressRoutes"), capture),
             modes_said=next((f"inbound.{key}" for key in ("mode", "ports") if inbound.raw(key)), ""),
         )
         tls.finish()

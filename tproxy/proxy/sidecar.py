@@ -16,6 +16,7 @@ from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.egress import egress
 from tproxy.proxy.ingress import ingress
 from tproxy.proxy.live import fallen, misplaced, overdue
+from tproxy.proxy.routers import Routers
 from tproxy.proxy.server import Server, drain
 from tproxy.proxy.side import Side, State, no_directory
 
@@ -34,6 +35,7 @@ class Sidecar:
         self._finished, self._shortcut, self._directory = finished, shortcut, directory
         self._side: Side | None = None
         self._draining = False
+        self.routers = Routers()
         self._servers: list[Server[Side]] = []
 
     @property
@@ -43,7 +45,7 @@ class Sidecar:
 
     def start(self, state: State) -> None:
         """Listen. KernelError says what is missing."""
-        side = self._side = Side(state, self._finished, self._shortcut, self._directory)
+        side = self._side = Side(state, self._finished, self.routers, self._shortcut, self._directory)
         ports, mark = state.config.ports, state.config.marks.own
         self._servers.append(Server(listener(ports.egress, mark), Direction.EGRESS, egress, side))
         self._servers.append(Server(listener(ports.ingress, mark), Direction.INGRESS, ingress, side))
@@ -85,6 +87,12 @@ class Sidecar:
         cut = egress.cut(lambda traces: misplaced([one for one in traces if one.target.ip in addresses], side))
         if cut:
             log.warning("%d running connections were cut: the directory expects somebody else there now", cut)
+
+    async def watch_routers(self) -> None:
+        """Know who of them is up, for ever."""
+        side = self._side
+        assert side is not None  # started
+        await self.routers.watch(lambda: side.state.config, side.reactor)
 
     async def sweep(self, seconds: float = 1.0) -> None:
         """Cut what has outlived its certificates, for ever."""
