@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tproxy.core import decide, recheck
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.config import Config
-from tproxy.core.directory import Absent
+from tproxy.core.directory import Absent, Entry, Kind
 from tproxy.core.egress_routes import (
     EgressRoutes,
     EgressRule,
@@ -170,6 +170,14 @@ def test_the_mesh_goes_before_rules_and_so_does_what_nobody_knows_yet() -> None:
     assert isinstance(decide.egress(Endpoint.parse("10.0.0.9:443"), True, everything, source=POD), decide.Plain)
     away = decide.egress(OUTSIDE, False, everything, Absent.UNKNOWN, POD)
     assert isinstance(away, Deny) and away.reason is Reason.DIRECTORY_AWAY
+
+
+def test_a_service_that_the_directory_knows_is_routed_only_by_a_rule_that_names_its_network() -> None:
+    found = Entry(Kind.SERVICE, "shop/db")
+    target = Endpoint.parse("10.0.0.9:443")
+    for cidrs, kind in (({}, Deny), ({"cidrs": ["10.0.0.0/24"]}, decide.Routed)):
+        made = config([{"routers": ["egress-router1"], **cidrs}])
+        assert isinstance(decide.egress(target, False, made, found, POD), kind)
 
 
 WEIGHTS = st.lists(st.integers(0, 5), min_size=1, max_size=6)

@@ -143,6 +143,13 @@ def test_control_has_these_rights_and_no_others() -> None:
         ("endpointslices",): ["list", "watch"],
         ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
         ("namespaces",): ["list"],
+        (
+            "customresourcedefinitions",
+            "authorizationpolicies.security.istio.io",
+            "peerauthentications.security.istio.io",
+        ): ["get"],
+        ("authorizationpolicies",): ["list", "watch"],
+        ("peerauthentications",): ["list", "watch"],
         ("configmaps", "tproxy-ca-roots"): ["list", "create", "patch"],
     }
     assert all(len(rule["resources"]) == 1 for rule in rules)

@@ -25,6 +25,7 @@ VERBS = (
     "check",
     "policy",
     "identity",
+    "plaintext",
     "ca",
     "control",
     "inject",

@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tproxy.admin.http import Answer
 from tproxy.admin.http import serve as serve_pages
-from tproxy.control import rotation
+from tproxy.control import rotation, streams
 from tproxy.control.authenticate import Door
 from tproxy.control.authority import utc_now
 from tproxy.control.config import Control
@@ -27,6 +27,7 @@ from tproxy.control.injector import Injector
 from tproxy.control.issuer import Issuer, Made
 from tproxy.control.ledger import Ledger
 from tproxy.control.metrics import Metrics
+from tproxy.control.policies import Policies
 from tproxy.control.record import Issued, Line, as_json, text
 from tproxy.control.service import Service
 from tproxy.control.serving import Serving
@@ -50,6 +51,7 @@ class _Parts:
     service: Service
     metrics: Metrics
     directory: Directory | None
+    policies: Policies | None
     injector: Injector | None
 
 
@@ -122,30 +124,54 @@ def _parts(config: Control, form: str) -> _Parts:
     if directory is not None:
         gauges: dict[str, Callable[[], float]] = {
             "entries": lambda: directory.entries,
-            "streams": lambda: directory.open_streams,
+            "streams": lambda: directory.streams.running,
             "version": lambda: directory.feed.version.number,
             "failures": directory.failures,
         }
         metrics.watch_directory(gauges)
+    policies = Policies(config, domain, finished) if config.policies is not None else None
+    if policies is not None:
+        metrics.watch_policies(
+            {
+                "objects": lambda: len(policies.shelf),
+                "invalid": lambda: len(policies.shelf.invalid),
+                "streams": lambda: policies.streams.running,
+                "failures": policies.failures,
+            }
+        )
     injector = None
     if config.webhook is not None:
         injector = Injector(config, config.webhook, issuer, serving, finished, metrics.current)
-    return _Parts(issuer, ledger, serving, service, metrics, directory, injector)
+    return _Parts(issuer, ledger, serving, service, metrics, directory, policies, injector)
 
 
 async def _follow(
     parts: _Parts, config: Control, stopping: asyncio.Event
 ) -> tuple[grpc.aio.Server, asyncio.Task[None]] | tuple[None, None]:
-    """The directory's server and what it lives from, if there is one."""
+    """The server of what sidecars follow and what it lives from, if there is one."""
     if parts.directory is None or config.directory is None:
         return None, None
+    told = [one for one in (parts.directory, parts.policies) if one is not None]
+    settings = config.directory
     try:
-        server = parts.directory.listen(parts.serving.credentials(mutual=True))
+        server = streams.listen(
+            config,
+            settings.port,
+            settings.streams,
+            [one.streams for one in told],
+            parts.serving.credentials(mutual=True),
+        )
     except RuntimeError as error:
         why = "cannot be listened on: is another server running, or is the address not ours?"
-        raise ConfigError("configuration", "directory.port", why, config.directory.port) from error
+        raise ConfigError("configuration", "directory.port", why, settings.port) from error
     await server.start()
-    following = asyncio.create_task(parts.directory.run())
+
+    async def follow() -> None:
+        async with asyncio.TaskGroup() as group:
+            for one in told:
+                group.create_task(one.run())
+
+    following = asyncio.create_task(follow())
     following.add_done_callback(lambda _: stopping.set())  # as with the watch below
     return server, following
 
@@ -197,6 +223,8 @@ async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asy
             return Answer.text("the signing certificate has ended", 503)
         if parts.directory is not None and (why := parts.directory.not_ready()):
             return Answer.text(f"the directory waits: {why}", 503)
+        if parts.policies is not None and (why := parts.policies.not_ready()):
+            return Answer.text(f"policies wait: {why}", 503)
         return Answer.text("ready")
 
     def metrics() -> Answer:

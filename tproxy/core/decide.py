@@ -16,6 +16,7 @@ from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
 from tproxy.core.reason import Deny, Reason
+from tproxy.core.settings import Mixed
 
 MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
 _MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
@@ -71,8 +72,6 @@ class Gone:
 
 
 First = Hello | NeedMore | NotTls | Silence | Gone
-
-
 Decided = Plain | Mtls | Routed | Deny
 
 
@@ -92,13 +91,18 @@ def egress(
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
         return Plain(target, "own address: stays in this pod")
-    if isinstance(found, Entry) and found.ids:
+    if isinstance(found, Entry) and found.ids and not _migrating(found, config):
         ids = tuple(IdPattern(config.trust_domain, tuple(path.split("/"))) for path in found.ids)
         return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
     if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
         return _outside(target, config, found, source, sni)
     return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+
+
+def _migrating(found: Entry, config: Config) -> bool:
+    """A service that is half in the mesh, and we were told to reach it as before."""
+    return found.mixed and config.directory is not None and config.directory.mixed is Mixed.PLAIN
 
 
 def _outside(
@@ -108,7 +112,8 @@ def _outside(
     if found is Absent.UNKNOWN:
         return Deny(Reason.DIRECTORY_AWAY, f"nobody has said yet whether {target} is in the mesh", "directory")
     known = f" ({found.rule})" if isinstance(found, Entry) else ""
-    match choose(config.egress_routes, source, target, sni):
+    routes = config.egress_routes.naming() if isinstance(found, Entry) else config.egress_routes
+    match choose(routes, source, target, sni):
         case EgressRule() as rule:
             return Routed(target, rule)
         case Unread():

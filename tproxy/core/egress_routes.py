@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from itertools import accumulate
 
@@ -124,6 +124,10 @@ class EgressRoutes:
     rest: float = 10.0
     connect: float = 3.0
     http503: frozenset[int] = field(default_factory=frozenset)  # ports where HTTP is refused with an answer
+
+    def naming(self) -> EgressRoutes:
+        """Only the rules that name networks: what the directory knows is in the cluster, and taken by nothing less."""
+        return replace(self, rules=tuple(rule for rule in self.rules if rule.networks))
 
     @property
     def hops(self) -> frozenset[tuple[str, int]]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import h11
 
-from tproxy.control.config import Kubernetes
+from tproxy.kube.where import Kubernetes
 
 SECONDS = 5.0  # for one connection with all that is asked on it
 ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
