@@ -246,6 +246,7 @@ def test_a_running_connection_may_stay_only_where_it_would_go_now() -> None:
         ({"routers": {"r": {"host": "h", "ports": {"https": 1}}}}, "expected a port, 1 to 65535, or *"),
         ({"routers": {"r": {"host": "h", "ports": {443: 1}}}, "rules": [{"routers": ["r"], "ports": [80]}]}, "nor *"),
         ({"names": "Istio"}, "did you mean 'istio'"),
+        ({"file": "/etc/egress.yaml"}, "file: '/etc/egress.yaml': stands alone"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_field(section: dict[str, Any], said: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TypeVar
 
-from tproxy.cli.source import add_config_option, config_of
+from tproxy.cli.source import add_config_option, config_of, routed
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.egress_explain import Explanation, explain
 from tproxy.core.fields import ConfigError
@@ -41,7 +41,7 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Explain; the exit code is the answer."""
-    config = config_of(args)
+    config = routed(config_of(args))
     source = Endpoint(_parsed("--from", args.source, parse_address), 0) if args.source else None
     if source is None and any(rule.octet for rule in config.egress_routes.rules):
         raise ConfigError("command line", "--from", "is missing: a rule here asks for sourceOctet, so give the address")

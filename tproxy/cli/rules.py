@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**rules.as_dict(), "egress": [summary(rule) for rule in routes.rules]}, indent=2))
         return 0
     print(rules.text().rstrip("\n"))
+    if routes.file:
+        print(f"# the sidecar sends on by the rules in {routes.file}")
     for rule in routes.rules:
         print(f"# the sidecar sends on, by rule {summary(rule)}")
     return 0

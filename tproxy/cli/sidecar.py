@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, record_writer, start_logging
-from tproxy.cli.source import add_config_option, config_of, labelled
+from tproxy.cli.source import add_config_option, config_of, labelled, routed
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.directory import Entry
 from tproxy.core.fields import ConfigError
@@ -119,7 +119,7 @@ def _shortcut(config: Config) -> Shortcut | None:
 
 def effective(args: argparse.Namespace) -> Config:
     """The file's Config with the options laid over it."""
-    config = labelled(config_of(args))
+    config = routed(labelled(config_of(args)))
     ports = replace(
         config.ports,
         egress=_port(args.egress_port, "-tcp-port", config.ports.egress),

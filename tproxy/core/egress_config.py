@@ -14,7 +14,11 @@ from tproxy.core.socat import Target
 
 
 def parse_routes(fields: Fields, capture: Capture) -> EgressRoutes:
-    """ConfigError names what cannot be meant, and rules for what is never captured."""
+    """ConfigError names what cannot be meant, and rules for what is never captured. A file is only named here."""
+    if file := fields.text("file"):
+        if len(fields.data) > 1:
+            raise fields.error("file", "stands alone: everything else belongs into it", file)
+        return EgressRoutes(file=file)
     base = EgressRoutes()
     routers = _routers(fields.inner("routers"))
     rules = tuple(_rule(entry, index, routers, capture) for index, entry in enumerate(fields.each("rules")))

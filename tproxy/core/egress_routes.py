@@ -124,6 +124,7 @@ class EgressRoutes:
     rest: float = 10.0
     connect: float = 3.0
     http503: frozenset[int] = field(default_factory=frozenset)  # ports where HTTP is refused with an answer
+    file: str = ""  # where all of it stands instead
 
     def naming(self) -> EgressRoutes:
         """Only the rules that name networks: what the directory knows is in the cluster, and taken by nothing less."""
