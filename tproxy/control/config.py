@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from tproxy.control import webhook_config
 from tproxy.control.webhook_config import WebhookConfig
@@ -19,22 +18,11 @@ from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
 from tproxy.core.identity import SpiffeId, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_seconds
+from tproxy.kube.where import SECRETS, SERVER, Kubernetes, parse_api_server
 
-SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"  # where the kubelet mounts a pod's own token
 NAMES = ("istiod.istio-system.svc", "tproxy-control.tproxy-system.svc", "localhost", "127.0.0.1", "::1")
 _DNS = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 Name = str | Address
-
-
-@dataclass(frozen=True, slots=True)
-class Kubernetes:
-    """How the API server is asked who a token is."""
-
-    host: str
-    port: int
-    token_file: str  # read anew for each question
-    ca_file: str
-    check_address: bool  # the caller's address must be the pod's
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,7 @@ class Control:
 
 
 def _kubernetes(fields: Fields) -> Kubernetes | None:
-    host, port = fields.parsed("apiServer", _api_server, "https://kubernetes.default.svc")
+    host, port = fields.parsed("apiServer", parse_api_server, SERVER)
     found = Kubernetes(
         host=host,
         port=port,
@@ -157,17 +145,6 @@ def parse_name(value: object) -> Name:
         if not _DNS.fullmatch(text):
             raise ValueError("expected a DNS name in lower case or an IP address") from None
     return text
-
-
-def _api_server(value: object) -> tuple[str, int]:
-    try:
-        url = urlsplit(value if isinstance(value, str) else "")
-        port = url.port or 443
-    except ValueError:
-        url, port = urlsplit(""), 443
-    if url.scheme != "https" or not url.hostname or url.path.strip("/") or url.query or url.username is not None:
-        raise ValueError("expected https://host or https://host:port, and nothing behind it")
-    return url.hostname, port
 
 
 def _optional_domain(value: object) -> str:

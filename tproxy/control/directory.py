@@ -16,10 +16,10 @@ from tproxy.control.config import Control
 from tproxy.control.feed import Feed
 from tproxy.control.record import Line
 from tproxy.control.streams import Streams
-from tproxy.control.watch import Put, Watch
 from tproxy.core import workloads
 from tproxy.core.directory import Version
 from tproxy.core.identity import SpiffeId
+from tproxy.kube.watch import Put, Watch
 from tproxy.wire import WATCH_DIRECTORY
 from tproxy.wire.directory_pb2 import WatchRequest
 

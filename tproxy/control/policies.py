@@ -14,12 +14,12 @@ from functools import partial
 
 from tproxy.control import streams
 from tproxy.control.config import Control
-from tproxy.control.optional import Optional
 from tproxy.control.record import Line
 from tproxy.control.shelf import Shelf
 from tproxy.control.streams import Streams
 from tproxy.core.identity import SpiffeId
 from tproxy.core.manifest import GROUP, KINDS, VERSIONS
+from tproxy.kube.optional import Optional
 from tproxy.wire import WATCH_POLICIES
 from tproxy.wire.policies_pb2 import PoliciesRequest, PolicySet
 
@@ -36,7 +36,7 @@ class Policies:
         assert config.policies is not None and config.kubernetes is not None
         self.shelf = Shelf(config.policies.root, trust_domain)
         self.streams = Streams(
-            WATCH_POLICIES, PoliciesRequest.FromString, self._tell, self.not_ready, trust_domain, finished
+            WATCH_POLICIES, PoliciesRequest.FromString, self._tell, self.not_ready, trust_domain, finished, True
         )
         where = config.kubernetes
         self.kinds = tuple(
