@@ -11,10 +11,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from tproxy.admin.http import Answer
 from tproxy.core.identity import Snapshot
 from tproxy.core.pem import certificates, der
-from tproxy.core.record import Record
+from tproxy.core.record import Direction, Record
 from tproxy.core.x509 import LeafFacts, leaf_facts
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600)
+PEERS = 100  # names of peers that speak plaintext
 
 
 class Metrics:
@@ -44,6 +45,13 @@ class Metrics:
         self._failing = Gauge(
             "tproxy_credential_failures", "Failed renewals in a row of our credentials.", registry=self.registry
         )
+        self._plaintext = Counter(
+            "tproxy_plaintext_connections",
+            "Connections that were admitted without TLS, by what the directory calls the peer.",
+            ("direction", "peer"),
+            registry=self.registry,
+        )
+        self._peers = set[str]()
         self._live = Gauge("tproxy_connections_open", "Connections being carried now.", registry=self.registry)
         self._child = lru_cache(maxsize=512)(self._connections.labels)
         self._moved = lru_cache(maxsize=8)(self._bytes.labels)
@@ -65,6 +73,22 @@ class Metrics:
         ):
             Gauge(f"tproxy_directory_{name}", text, registry=self.registry).set_function(ask)
 
+    def watch_policies(
+        self,
+        objects: Callable[[], int],
+        updated: Callable[[], float],
+        lost: Callable[[], int],
+        refused: Callable[[], bool],
+    ) -> None:
+        """Of the policies that control tells: how many, since when, failures in a row, whether the newest are void."""
+        for name, text, ask in (
+            ("objects", "Policy objects in force, ours or for others.", objects),
+            ("updated_timestamp_seconds", "When control last said something of policies.", updated),
+            ("failures", "Failed connections in a row; 0 while policies are followed.", lost),
+            ("refused", "1 while the newest set cannot be used and an older one, or none, is in force.", refused),
+        ):
+            Gauge(f"tproxy_policies_{name}", text, registry=self.registry).set_function(ask)
+
     def finished(self, record: Record) -> None:
         """Count one connection."""
         reason = record.reason.value if record.reason else ""
@@ -72,6 +96,13 @@ class Metrics:
         self._moved(record.direction.value, "sent").inc(record.sent)
         self._moved(record.direction.value, "received").inc(record.received)
         self._lived(record.direction.value).observe(record.seconds)
+
+    def bare(self, direction: Direction, peer: str) -> None:
+        """A connection without TLS was admitted; pods come and go, so only the first names have series of their own."""
+        if peer not in self._peers and len(self._peers) >= PEERS:
+            peer = "others"
+        self._peers.add(peer)
+        self._plaintext.labels(direction.value, peer).inc()
 
     def loaded(self, snapshot: Snapshot) -> None:
         """New credentials are in use."""

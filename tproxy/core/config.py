@@ -15,7 +15,7 @@ from tproxy.core.capture import Capture
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
-from tproxy.core.manifest import Manifest, Workload, distinct, parse_workload, policy_paths
+from tproxy.core.manifest import Manifest, Workload, distinct, parse_policies, parse_workload
 from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
     Bundle,
@@ -66,8 +66,10 @@ class Config:
     gid: int = 1337
     workload: Workload = field(default_factory=Workload)
     policies: tuple[str, ...] = ()  # files and folders
-    manifests: tuple[Manifest, ...] = ()  # what stands in them; core/effective.py makes mode and policy of it
-    modes_said: str = ""  # the field of inbound that sets modes, if one does
+    follows: bool = False  # the policies that control tells, too
+    held: str = ""  # the version of theirs that is among ``manifests``; none: nobody is let in
+    manifests: tuple[Manifest, ...] = ()  # all objects; core/effective.py makes mode and policy of them
+    mode_said: bool = False  # whether inbound.mode is more than the default
     settled: Settled | None = None
 
     @classmethod
@@ -80,6 +82,7 @@ class Config:
         own = _pattern_of(domain, trust)
         mode = Mode(inbound.choice("mode", Mode.STRICT, list(Mode)))
         port_modes = _port_modes(inbound.inner("ports"))
+        policies, follows = parse_policies(top)
         policy = Policy(tuple(_rule(entry, index, domain, own) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
         config = cls(
@@ -101,10 +104,16 @@ class Config:
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
             workload=parse_workload(top.inner("workload")),
-            policies=policy_paths(top),
+            policies=policies,
+            follows=follows,
             manifests=distinct(manifests),
-            modes_said=next((f"inbound.{key}" for key in ("mode", "ports") if inbound.raw(key)), ""),
+            mode_said=inbound.raw("mode") is not None,
         )
+        if follows and config.directory is None:
+            raise top.error("policies.control", "needs the section directory: control is asked there", True)
+        if follows and top.inner("workload").raw("rootNamespace") is not None:
+            why = "stands beside policies.control: control says it"
+            raise top.error("workload.rootNamespace", why, config.workload.root)
         tls.finish()
         top.finish()
         return config
@@ -115,7 +124,7 @@ class Config:
 
     def mode_rule(self, port: int) -> str:
         """As it stands in records: the mode, and the object that sets it."""
-        origin = self.settled.origin(port in self.port_modes) if self.settled else ""
+        origin = self.settled.origin(port) if self.settled else ""
         return f"mode {self.mode_of(port)}{origin and ' of '}{origin}"
 
     def mesh_rule(self, address: Address) -> MeshRule | None:

@@ -15,6 +15,7 @@ from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
 from tproxy.core.reason import Deny, Reason
+from tproxy.core.settings import Mixed
 
 MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
 _MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
@@ -65,13 +66,18 @@ def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Abse
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
         return Plain(target, "own address: stays in this pod")
-    if isinstance(found, Entry) and found.ids:
+    if isinstance(found, Entry) and found.ids and not _migrating(found, config):
         ids = tuple(IdPattern(config.trust_domain, tuple(path.split("/"))) for path in found.ids)
         return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
     if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
         return _outside(target, config, found)
     return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
+
+
+def _migrating(found: Entry, config: Config) -> bool:
+    """A service that is half in the mesh, and we were told to reach it as before."""
+    return found.mixed and config.directory is not None and config.directory.mixed is Mixed.PLAIN
 
 
 def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:

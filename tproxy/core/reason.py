@@ -35,6 +35,7 @@ class Reason(StrEnum):
     PEER_NOT_TLS = "peer_not_tls"
     REFUSED_BY_PEER = "refused_by_peer"
     POLICY = "policy"
+    POLICIES_AWAY = "policies_away"
     EGRESS_DENIED = "egress_denied"
     DIRECTORY_AWAY = "directory_away"
     OWN_PORT = "own_port"
@@ -78,6 +79,7 @@ ADVICE = {
     Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
+    Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
     Reason.EGRESS_DENIED: "give the destination a sidecar, add it to mesh, or set egress: passthrough",
     Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",

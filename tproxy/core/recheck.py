@@ -8,9 +8,10 @@ from __future__ import annotations
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
-from tproxy.core.directory import Absent, Found
+from tproxy.core.directory import Absent, Entry, Found, Kind
 from tproxy.core.identity import SpiffeId
 from tproxy.core.reason import Deny, Reason
+from tproxy.core.settings import Mixed
 
 
 def egress(
@@ -27,6 +28,16 @@ def egress(
             return answer if isinstance(answer, Deny) else None
         case decide.Plain():
             return None
+
+
+def is_left(was: Found, now: Found, peer: SpiffeId | None, config: Config) -> bool:
+    """Whether plaintext may go on to its end although its service has come into the mesh since: a migration that cut
+    what it finds would break calls. Another service at the address is another matter, and so is another mode."""
+    if peer is not None or config.directory is None or config.directory.mixed is not Mixed.PLAIN:
+        return False
+    if not isinstance(was, Entry) or not isinstance(now, Entry):
+        return False
+    return was.kind is now.kind is Kind.SERVICE and was.name == now.name
 
 
 def ingress(target: Endpoint, source: Endpoint, peer: SpiffeId | None, config: Config) -> Deny | None:

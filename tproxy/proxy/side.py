@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.directory import Absent, Found
+from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.identity.openssl import Role, Ticket
@@ -46,6 +47,10 @@ def no_directory(_: Address) -> Found:
     return Absent.UNLISTED
 
 
+def unheard(_: Talk) -> None:
+    """Nobody asks who speaks plaintext."""
+
+
 @dataclass(slots=True)
 class Side:
     """The sidecar as its connections see it."""
@@ -55,6 +60,7 @@ class Side:
     reactor: AnyReactor = field(init=False)
     shortcut: Shortcut | None = None
     directory: Callable[[Address], Found] = no_directory
+    bare: Callable[[Talk], None] = unheard
     handshakes: int = 0
 
     def __post_init__(self) -> None:

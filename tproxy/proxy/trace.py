@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
 from tproxy.core.directory import Absent, Found
+from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record, TlsFacts
 from tproxy.identity.openssl import TlsError
@@ -43,6 +44,12 @@ class Trace:
     proven: Session | None = None  # None: plaintext
     ends: float = math.inf  # monotonic
     verdict: Deny | None = None  # why we cut it, if we do
+
+    @property
+    def talk(self) -> Talk:
+        """Who talks to whom, as far as plaintext is told about."""
+        peer = self.source if self.direction is Direction.INGRESS else self.target
+        return Talk(self.direction, peer.ip, self.target.port)
 
     def session(self, session: Session) -> None:
         """Who the peer proved to be."""
