@@ -12,8 +12,9 @@ import grpc
 import pytest
 
 from tests.http2 import Joined, in_thread
-from tproxy.core.grpc import answer, is_grpc
-from tproxy.core.http import Head, Reply
+from tproxy.core.http import Head
+from tproxy.core.http_filters import Flavour
+from tproxy.core.http_local import is_grpc, local
 from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_server import H2Server
@@ -69,7 +70,8 @@ def channel() -> Iterator[grpc.Channel]:
         if not head.target.startswith("/t.T/"):
             assert is_grpc(head)
             status = int(head.target.split("/")[2])
-            stream.head(answer(Reply(status, [("server", "toy")]), f"no rule for {head.target}"), True)
+            text = f"no rule for {head.target}".encode()
+            stream.head(local(head, Flavour.ISTIO, status, body=text).reply, True)
             return Gone()
         return Joined(clients[0], stream, head, end)
 
@@ -149,18 +151,3 @@ def test_an_answer_of_ours_is_a_status_of_grpc(channel: grpc.Channel, status: in
         channel.unary_unary(f"/none/{status}")(b"", timeout=5)
     assert caught.value.code() is code
     assert caught.value.details() == f"no rule for /none/{status}"
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("application/grpc", True),
-        ("application/grpc+proto", True),
-        ("application/grpc;x=y", True),
-        ("application/grpc-web", False),
-        ("application/grpcish", False),
-        ("text/plain", False),
-    ],
-)
-def test_what_grpc_is_is_told_by_the_content_type(kind: str, expected: bool) -> None:
-    assert is_grpc(Head("POST", "http", "a", "/", [("content-type", kind)])) is expected
