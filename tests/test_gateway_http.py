@@ -12,6 +12,7 @@ import pytest
 from tests import gateway as gw
 from tests.echo_backend import EchoBackend
 from tests.web import api_gateway, curl, http_route, rule, service, to, url
+from tproxy.world.process import wait_for
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 HOST = "webapp.istioinaction.io"
@@ -37,7 +38,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         hosts = {
             HOST: rule(to("webapp")),
             "refused.example.com": rule(to("refusing")),
-            "empty.example.com": rule(to("empty")),
             "nowhere.example.com": rule(to("nowhere")),
         }
         listener = {"name": "http", "port": api, "protocol": "HTTP"}
@@ -51,6 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             *service("backend-sni", {"http": 3000}, pod.port),
             *api_gateway(listener),
             http_route("www", ["www.example.com"], {"backendRefs": [{"name": "backend-sni", "port": 3000}]}),
+            http_route("empty", ["empty.example.com"], {"backendRefs": [{"name": "empty", "port": 80}]}),
             http_route("nowhere", ["nowhere.example.com"], {"backendRefs": [{"name": "missing", "port": 3000}]}),
         )
         gateway = stack.enter_context(gw.running(folder))
@@ -73,7 +74,7 @@ def test_a_backend_that_refuses_connections_is_503_as_envoy_says_it(world: World
 
 
 def test_a_service_without_endpoints_is_503_no_healthy_upstream(world: World) -> None:
-    found = curl(url(world.istio), host="empty.example.com")
+    found = curl(url(world.api), host="empty.example.com")
     assert (found.status, found.body) == (503, "no healthy upstream")
 
 
@@ -84,5 +85,8 @@ def test_a_service_that_does_not_exist_is_503_in_istio_and_500_in_gateway_api(wo
 
 def test_every_connection_leaves_one_record_with_its_bytes(world: World) -> None:
     curl(url(world.istio, "/bytes?n=5000"), host=HOST)
-    records = world.gateway.records(direction="gateway", outcome="closed")
-    assert any(record["received"] > 5000 for record in records)
+
+    def large() -> bool:
+        return any(record["received"] > 5000 for record in world.gateway.records(direction="gateway", outcome="closed"))
+
+    wait_for(large, 10, "its record")

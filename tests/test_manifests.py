@@ -19,7 +19,7 @@ from tproxy.core.config import Config
 from tproxy.core.inject.injection import NEVER, Injection
 from tproxy.core.inject.pod import Patch, Skip, inject
 from tproxy.core.inject.workload import places
-from tproxy.core.settings import IstioCa, Mode, WorkloadApi
+from tproxy.core.settings import IstioCa, Mixed, Mode, Outside, WorkloadApi
 
 HERE = Path(__file__).parents[1] / "manifests"
 OVERLAYS = sorted(path.parent for path in HERE.glob("overlays/*/kustomization.yaml"))
@@ -143,6 +143,13 @@ def test_control_has_these_rights_and_no_others() -> None:
         ("endpointslices",): ["list", "watch"],
         ("mutatingwebhookconfigurations", "tproxy-injector"): ["get", "patch"],
         ("namespaces",): ["list"],
+        (
+            "customresourcedefinitions",
+            "authorizationpolicies.security.istio.io",
+            "peerauthentications.security.istio.io",
+        ): ["get"],
+        ("authorizationpolicies",): ["list", "watch"],
+        ("peerauthentications",): ["list", "watch"],
         ("configmaps", "tproxy-ca-roots"): ["list", "create", "patch"],
     }
     assert all(len(rule["resources"]) == 1 for rule in rules)
@@ -190,7 +197,12 @@ def test_the_overlays_do_what_they_are_named_for() -> None:
         return Config.parse(settings(f"overlays/{overlay}").config, overlay)
 
     assert config("demo").mode is Mode.STRICT
-    assert config("permissive-migration").mode is Mode.PERMISSIVE
+    moving = config("permissive-migration")
+    assert (moving.mode, moving.egress, moving.mesh) == (Mode.PERMISSIVE, Outside.PASSTHROUGH, ())
+    assert moving.directory is not None and moving.directory.mixed is Mixed.PLAIN
+    for other in ("demo", "spire", "istio-ca"):
+        directory = config(other).directory
+        assert directory is None or directory.mixed is Mixed.MTLS
     assert isinstance(config("spire").identity, WorkloadApi)
     found = config("istio-ca").identity
     assert isinstance(found, IstioCa)

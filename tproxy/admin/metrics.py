@@ -73,6 +73,22 @@ class Metrics:
         ):
             Gauge(f"tproxy_directory_{name}", text, registry=self.registry).set_function(ask)
 
+    def watch_policies(
+        self,
+        objects: Callable[[], int],
+        updated: Callable[[], float],
+        lost: Callable[[], int],
+        refused: Callable[[], bool],
+    ) -> None:
+        """Of the policies that control tells: how many, since when, failures in a row, whether the newest are void."""
+        for name, text, ask in (
+            ("objects", "Policy objects in force, ours or for others.", objects),
+            ("updated_timestamp_seconds", "When control last said something of policies.", updated),
+            ("failures", "Failed connections in a row; 0 while policies are followed.", lost),
+            ("refused", "1 while the newest set cannot be used and an older one, or none, is in force.", refused),
+        ):
+            Gauge(f"tproxy_policies_{name}", text, registry=self.registry).set_function(ask)
+
     def finished(self, record: Record) -> None:
         """Count one connection."""
         reason = record.reason.value if record.reason else ""

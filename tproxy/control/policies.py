@@ -36,7 +36,7 @@ class Policies:
         assert config.policies is not None and config.kubernetes is not None
         self.shelf = Shelf(config.policies.root, trust_domain)
         self.streams = Streams(
-            WATCH_POLICIES, PoliciesRequest.FromString, self._tell, self.not_ready, trust_domain, finished
+            WATCH_POLICIES, PoliciesRequest.FromString, self._tell, self.not_ready, trust_domain, finished, True
         )
         where = config.kubernetes
         self.kinds = tuple(

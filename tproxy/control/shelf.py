@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
@@ -30,7 +29,7 @@ class Shelf:
 
     def __init__(self, root: str, trust_domain: str) -> None:
         self._root, self._names = root, Names(trust_domain)
-        self._spaces: defaultdict[str, dict[Key, bytes]] = defaultdict(dict)
+        self._spaces: dict[str, dict[Key, bytes]] = {}
         self._sets: dict[str, Told] = {}
         self.invalid: dict[Key, str] = {}  # objects that no sidecar can use, and why
         self.changed = False  # since somebody set it to False
@@ -41,7 +40,7 @@ class Shelf:
     def put(self, kind: str, name: str, document: dict[str, Any] | None) -> None:
         """An object as it is now; None: gone."""
         key, namespace = (kind, name), name.partition("/")[0]
-        inside = self._spaces[namespace]
+        inside = self._spaces.get(namespace, {})
         new = None if document is None else _trimmed(kind, document)
         if inside.get(key) == new:
             return
@@ -49,6 +48,7 @@ class Shelf:
             del inside[key]
         else:
             inside[key] = new
+        self._spaces[namespace] = inside
         if not inside:
             del self._spaces[namespace]
         self._judge(key, new)

@@ -32,7 +32,10 @@ Request = TypeVar("Request")
 
 
 class Streams(Generic[Request]):
-    """All streams of one method. ``tell`` goes on for ever; nobody is told anything before ``open`` was called."""
+    """All streams of one method. ``tell`` goes on for ever; nobody is told anything before ``open`` was called.
+
+    ``namespaced``: callers must have ids that tell their namespace.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,9 @@ class Streams(Generic[Request]):
         not_ready: Callable[[], str],
         trust_domain: str,
         finished: Callable[[Line], None],
+        namespaced: bool = False,
     ) -> None:
+        self._namespaced = namespaced
         self._parse, self._tell, self._not_ready = parse, tell, not_ready
         self._trust_domain, self._finished = trust_domain, finished
         self._opened = asyncio.Event()
@@ -100,6 +105,8 @@ class Streams(Generic[Request]):
             return Refused(Why.NO_SVID, who.why)
         if who.trust_domain != self._trust_domain:
             return Refused(Why.NO_SVID, f"the caller is not of the trust domain {self._trust_domain}", str(who))
+        if self._namespaced and who.namespace is None:
+            return Refused(Why.NO_SVID, "the caller's id tells no namespace (ns/.../sa/...)", str(who))
         return who
 
 

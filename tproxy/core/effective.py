@@ -8,7 +8,7 @@ stricter holds: neither can open what the other closes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tproxy.core import istio_authn
 from tproxy.core.authorization import Action, Authorization
@@ -18,22 +18,13 @@ from tproxy.core.istio_authn import Modes
 from tproxy.core.istio_policy import Names, authorization
 from tproxy.core.manifest import Manifest, Workload, distinct
 from tproxy.core.settings import Mode, Settled
+from tproxy.core.told import Told
 
 _NONE_YET = "control has not told which policies there are"
 _OPENNESS = (Mode.STRICT, Mode.PERMISSIVE, Mode.DISABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySet:
-    """All objects of a namespace and of the root namespace, as ``tproxy control`` tells them."""
-
-    version: str
-    namespace: str
-    root: str
-    manifests: tuple[Manifest, ...]
-
-
-def with_set(config: Config, told: PolicySet | None) -> Config:
+def with_set(config: Config, told: Told | None) -> Config:
     """The Config of the files, and the objects that control told beside theirs. ConfigError if they contradict."""
     if not config.follows or told is None:
         return config
@@ -44,7 +35,7 @@ def with_set(config: Config, told: PolicySet | None) -> Config:
     return replace(
         config,
         workload=replace(workload, namespace=told.namespace, root=told.root),
-        manifests=distinct((*config.manifests, *told.manifests)),
+        manifests=distinct((*config.manifests, *told.manifests())),
         held=told.version,
     )
 

@@ -13,7 +13,7 @@ from tproxy.core.http_routes import HttpTable
 from tproxy.core.record import Outcome, Record
 from tproxy.core.routes import HttpListener
 from tproxy.gateway.gate import Door
-from tproxy.gateway.http.exchange import accept
+from tproxy.gateway.http.begin import accept
 from tproxy.gateway.http.h1_server import H1Server
 from tproxy.gateway.http.stream import Sink, Stream
 from tproxy.kernel.sock import reset_on_close

@@ -62,7 +62,7 @@ def plain_listener(host: str, port: int) -> socket.socket:
         sock.listen(64)
     except OSError as error:
         sock.close()
-        raise KernelError(f"listening on {host} port {port}", error.strerror, "is another sidecar running?") from error
+        raise KernelError(f"listening on {host} port {port}", error.strerror, "is another tproxy running?") from error
     return sock
 
 

@@ -78,8 +78,8 @@ class Sidecar:
             log.warning("ports and capture take effect only after tproxy init and a restart of the sidecar")
         if replace(new.config.fast, resumption=old.config.fast.resumption) != old.config.fast:
             log.warning("fast.relay, sockmap and splicer take effect only after a restart of the sidecar")
-        if _dialled(new.config) != _dialled(old.config):
-            log.warning("directory takes effect only after a restart of the sidecar")
+        if (_dialled(new.config), new.config.follows) != (_dialled(old.config), old.config.follows):
+            log.warning("directory and policies.control take effect only after a restart of the sidecar")
         what = "renewed" if new.config is old.config else "reloaded"
         log.info("%s: %s, serial %x", what, new.own, new.serial)
         cut = sum(server.cut(lambda traces: fallen(traces, old, new)) for server in self._servers)

@@ -33,6 +33,8 @@ from tproxy.core.settings import IstioCa, WorkloadApi
 
 CONFIG = "TPROXY_CONFIG"  # environment: the sidecar's configuration, as YAML; JSON is YAML
 SECRET_PATH = "/var/run/secrets/tproxy"
+POD_PATH = "/var/run/tproxy/pod"
+LABELS = f"{POD_PATH}/labels"  # a file, as the kubelet writes it anew when labels change; an env variable would not
 STEP_ASIDE = 5  # seconds that an ordinary sidecar goes on listening after the pod's end has begun; as Istio's
 
 
@@ -136,7 +138,17 @@ def secret_of(wish: Wishes, settings: Injection) -> str:
 
 
 def volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:
-    """Volumes and where they are mounted: what the configured source of identity reads, and nothing else."""
+    """Volumes and where they are mounted: what the configured sources of identity and labels read, and nothing else."""
+    if parsed.workload.labels_file != LABELS:
+        return _identity_volumes(parsed, secret, settings)
+    item = {"path": _file(LABELS), "fieldRef": {"fieldPath": "metadata.labels"}}
+    return [
+        *_identity_volumes(parsed, secret, settings),
+        ({"name": "tproxy-pod", "downwardAPI": {"items": [item]}}, POD_PATH),
+    ]
+
+
+def _identity_volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:
     if secret:  # 0440: the key is for root and the pod's fsGroup, which is the sidecar's
         volume = {"name": "tproxy-secret", "secret": {"secretName": secret, "defaultMode": 0o440}}
         return [(volume, SECRET_PATH)]

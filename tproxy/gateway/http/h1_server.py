@@ -10,15 +10,14 @@ from collections.abc import Callable
 from http.client import responses
 from typing import cast
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
-from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, head_lines, request_head
+from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, request_head
 from tproxy.gateway.http.limits import Limits
-from tproxy.gateway.http.stream import Accept, Broken, Reset, Sink
+from tproxy.gateway.http.stream import Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
-STATUS = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
-_HOLD, _PIPELINED = 1, 2  # why reading is paused
+_PIPELINED = 2  # why reading is paused: the next request came too early
 _LINGERED = 256 * 1024  # bytes that are thrown away after our last words
 
 
@@ -40,11 +39,11 @@ class H1Server(asyncio.Protocol):
         self.sent = self.received = 0
         self.draining = False
         self.stream: ServerStream | None = None
-        self._timer = Timer(self._expired)
+        self.timer = Timer(self._expired)
         self._buffer, self._scanned, self._blanks = b"", 0, 0
         self._body: Body | None = None  # of the request being read
         self._paused = 0
-        self._over: str = ""  # why nothing more is read
+        self.over: str = ""  # why nothing more is read
         self._thrown = 0
         self._congested = False
 
@@ -53,31 +52,31 @@ class H1Server(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = made = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
         made.set_write_buffer_limits(self.limits.congested)
-        self.wheel.arm(self._timer, self.limits.head)
+        self.wheel.arm(self.timer, self.limits.head)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         stream = self.stream
-        if self._over:
+        if self.over:
             self._throw(data)
         elif stream is not None and stream.raw:
             stream.sink.data(data)
         else:
             self._buffer = self._buffer + data if self._buffer else data
-            self._work()
+            self.work()
 
     def eof_received(self) -> bool:
         stream = self.stream
-        if stream is not None and stream.raw and not self._over:
+        if stream is not None and stream.raw and not self.over:
             stream.read_end = True
             stream.sink.end([])
-            self._finished(stream)
+            self.finished(stream)
             return True
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.stop(self._timer)
-        self._over = self._over or "lost"
+        self.wheel.stop(self.timer)
+        self.over = self.over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.sink.reset(Reset(Broken.CLOSED if exc is None else Broken.RESET, "the client left"))
@@ -85,7 +84,7 @@ class H1Server(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._congested = True
-        self.wheel.arm(self._timer, self.limits.stall)
+        self.wheel.arm(self.timer, self.limits.stall)
         if self.stream is not None:
             self.stream.sink.congested(True)
 
@@ -97,8 +96,8 @@ class H1Server(asyncio.Protocol):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while self._buffer and not self._over:
+    def work(self) -> None:
+        while self._buffer and not self.over:
             if self._body is not None:
                 self._read_body(self._body)
             elif self.stream is not None:
@@ -106,7 +105,7 @@ class H1Server(asyncio.Protocol):
                     data, self._buffer = self._buffer, b""
                     self.stream.sink.data(data)
                     return
-                self._pause(_PIPELINED, True)
+                self.pause(_PIPELINED, True)
                 return
             elif not self._begin():
                 return
@@ -141,8 +140,8 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(431, "the head is too long"))
         elif buffer and not 65 <= buffer[0] <= 90:  # no method begins so: TLS, or what was left of something else
             self._refuse(Refusal(400, "what came is not HTTP"))
-        elif self._timer.when - self.wheel.now > self.limits.head:
-            self.wheel.arm(self._timer, self.limits.head)
+        elif self.timer.when - self.wheel.now > self.limits.head:
+            self.wheel.arm(self.timer, self.limits.head)
 
     def _start(self, request: Request) -> None:
         head = request.head
@@ -177,9 +176,9 @@ class H1Server(asyncio.Protocol):
         if done and self.stream is stream:
             stream.read_end = True
             stream.sink.end(body.trailers)
-            self._finished(stream)
+            self.finished(stream)
 
-    def _pause(self, why: int, on: bool) -> None:
+    def pause(self, why: int, on: bool) -> None:
         before, self._paused = self._paused, self._paused | why if on else self._paused & ~why
         if not before and self._paused:
             self.transport.pause_reading()
@@ -188,7 +187,7 @@ class H1Server(asyncio.Protocol):
 
     # -- the end of a request, and of the connection ------------------------------------------------------------------
 
-    def _finished(self, stream: ServerStream) -> None:
+    def finished(self, stream: ServerStream) -> None:
         """One direction of it has ended: perhaps that was the second."""
         if self.stream is not stream or not stream.write_end:
             return
@@ -200,16 +199,16 @@ class H1Server(asyncio.Protocol):
         if stream.raw or not stream.keep or self.draining:
             self._close("")
             return
-        self.wheel.arm(self._timer, self.limits.idle)
+        self.wheel.arm(self.timer, self.limits.idle)
         if self._paused:
-            self._pause(_HOLD | _PIPELINED, False)
+            self.pause(HOLD | _PIPELINED, False)
         if self._buffer:
-            asyncio.get_running_loop().call_soon(self._work)
+            asyncio.get_running_loop().call_soon(self.work)
 
     def drain(self) -> None:
         """No request after the one at hand."""
         self.draining = True
-        if self.stream is None and not self._over and not self._buffer:
+        if self.stream is None and not self.over and not self._buffer:
             self._close("")
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -223,13 +222,13 @@ class H1Server(asyncio.Protocol):
     def _close(self, why: str) -> None:
         """End our direction; with ``why`` bytes may be coming that would turn our last words into a reset."""
         self._body, self._buffer = None, b""
-        self._over = why or "done"
+        self.over = why or "done"
         if not why or not self.transport.can_write_eof():
             self.transport.close()
             return
         self.transport.write_eof()
-        self._pause(_HOLD | _PIPELINED, False)
-        self.wheel.arm(self._timer, self.limits.linger)
+        self.pause(HOLD | _PIPELINED, False)
+        self.wheel.arm(self.timer, self.limits.linger)
 
     def _throw(self, data: bytes) -> None:
         self._thrown += len(data)
@@ -239,16 +238,16 @@ class H1Server(asyncio.Protocol):
     def _watch(self) -> None:
         """A body, or a client that does not read, has a deadline; whoever waits for a backend has the backend's."""
         if self._body is not None or self._congested:
-            self.wheel.arm(self._timer, self.limits.stall)
+            self.wheel.arm(self.timer, self.limits.stall)
         elif self.stream is not None:
-            self.wheel.rest(self._timer)
+            self.wheel.rest(self.timer)
 
     def _expired(self) -> None:
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.sink.reset(Reset(Broken.TIMEOUT, "the client stalled"))
             self.transport.abort()
-        elif self._over:
+        elif self.over:
             self.transport.abort()
         elif self._buffer:
             self._refuse(Refusal(408, "the head did not come in time"))
@@ -259,127 +258,3 @@ class H1Server(asyncio.Protocol):
         """Hand over to the transport, which sends once a turn of the loop."""
         self.sent += len(data)
         self.transport.write(data)
-
-
-class ServerStream:
-    """The response to one request, and the brake on its body."""
-
-    __slots__ = (
-        "_chunked",
-        "_conn",
-        "_left",
-        "begun",
-        "keep",
-        "method",
-        "raw",
-        "read_end",
-        "sink",
-        "upgrading",
-        "write_end",
-    )
-
-    def __init__(self, conn: H1Server, method: str, keep: bool) -> None:
-        self._conn, self.method, self.keep = conn, method, keep
-        self.sink: Sink
-        self.begun = self.raw = self.read_end = self.write_end = self.upgrading = False
-        self._chunked, self._left = False, -1  # bytes that the head promised, -1: not said
-
-    def head(self, head: Head | Reply, end: bool) -> None:
-        """The response begins, or an interim one passes."""
-        conn = self._conn
-        if conn.stream is not self or self.begun:
-            return
-        assert isinstance(head, Reply)
-        if head.status < 200 and head.status != 101:
-            lines = head_lines(STATUS[head.status], head.headers, "")
-            if lines is not None:
-                conn.write(lines)
-            return
-        self.begun = True
-        lines = head_lines(STATUS[head.status], head.headers, self._framing(head, end))
-        if lines is None:
-            self.reset(Reset(Broken.MALFORMED, "a header of the response has a line break"))
-            return
-        conn.write(lines)
-        if self.raw:
-            conn._work()
-        elif end:
-            self._end()
-
-    def _framing(self, reply: Reply, end: bool) -> str:
-        """The lines that say where the body ends and what becomes of the connection."""
-        if reply.status == 101:
-            self.raw = self.upgrading
-            return "connection: Upgrade\r\nupgrade: websocket\r\n"
-        if self.upgrading:
-            self.read_end = True  # the protocol stays
-        lines = "connection: close\r\n" if not self.keep or self._conn.draining else ""
-        length = next((value for name, value in reply.headers if name == "content-length"), None)
-        if self.method == "HEAD" or reply.status in {204, 304}:
-            self._left = 0
-        elif end:
-            self._left = 0
-            if length is None:
-                return f"content-length: 0\r\n{lines}"
-        elif length is None:
-            self._chunked = True
-            return f"transfer-encoding: chunked\r\n{lines}"
-        else:
-            self._left = int(length)
-        return lines
-
-    def data(self, data: bytes) -> None:
-        """More of the body, in the framing that was promised."""
-        conn = self._conn
-        if conn.stream is not self or not data or not self.begun:
-            return
-        if self._chunked:
-            conn.write(b"%x\r\n%b\r\n" % (len(data), data))
-        elif self.raw:
-            conn.write(data)
-        elif self._left >= len(data):
-            self._left -= len(data)
-            conn.write(data)
-        elif self.method != "HEAD":
-            self.reset(Reset(Broken.MALFORMED, "the response is longer than its Content-Length"))
-
-    def end(self, trailers: Headers | None = None) -> None:
-        """The response is complete."""
-        conn = self._conn
-        if conn.stream is not self or self.write_end:
-            return
-        if self._chunked:
-            lines = head_lines("0\r\n", trailers or [], "")
-            if lines is None:
-                self.reset(Reset(Broken.MALFORMED, "a trailer of the response has a line break"))
-                return
-            conn.write(lines)
-        elif self.raw:
-            self.write_end = True
-            if self.read_end:
-                conn._finished(self)
-            elif conn.transport.can_write_eof():
-                conn.transport.write_eof()
-            return
-        elif self._left > 0:
-            self.reset(Reset(Broken.MALFORMED, "the response is shorter than its Content-Length"))
-            return
-        self._end()
-
-    def _end(self) -> None:
-        self.write_end = True
-        self._conn._finished(self)
-
-    def reset(self, reset: Reset) -> None:
-        """A response that cannot be completed ends the connection, so that nobody takes it for whole."""
-        conn = self._conn
-        if conn.stream is self:
-            conn.stream = None
-            conn._over = reset.why or reset.kind.name
-            conn.wheel.rest(conn._timer)
-            conn.transport.abort()
-
-    def hold(self, on: bool) -> None:
-        """The brake is the connection's."""
-        if self._conn.stream is self:
-            self._conn._pause(_HOLD, on)

@@ -23,6 +23,7 @@ class Codec(Connection, asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         super().__init__(limits, self.loop.time)
         self.transport: asyncio.Transport | None = None
+        self.sent = self.received = 0  # bytes
         self._made = self.loop.time()
         self._active = self._made  # when the last stream ended
         self._flushing = False  # a flush is on its way
@@ -39,6 +40,7 @@ class Codec(Connection, asyncio.Protocol):
         self._arm(min(STEP, self.limits.hello))
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         if not self.closing:
             self._flushing = True
             self.receive(data)
@@ -80,8 +82,10 @@ class Codec(Connection, asyncio.Protocol):
         more = not self.closing and self.emit(TURN)
         out = self.out
         if out:
-            self.transport.write(b"".join(out))
+            data = b"".join(out)
             out.clear()
+            self.sent += len(data)
+            self.transport.write(data)
         if self.closing:
             self._hang_up()
             return

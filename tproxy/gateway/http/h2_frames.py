@@ -52,6 +52,11 @@ class Code(IntEnum):
     HTTP_1_1_REQUIRED = 13
 
 
+def code_name(code: int) -> str:
+    """What section 7 calls it."""
+    return Code(code).name if code in Code._value2member_map_ else f"code {code}"
+
+
 class Fault(Exception):  # noqa: N818 - a word of the RFC's "connection error"
     """The peer broke the connection's rules: it ends with GOAWAY. Never leaves a codec."""
 
@@ -106,6 +111,19 @@ def ping(opaque: bytes, ack: bool = False) -> bytes:
 def goaway(last: int, code: int, why: str = "") -> bytes:
     """GOAWAY; ``why`` goes along as debug data."""
     return frame(GOAWAY, 0, 0, last.to_bytes(4) + code.to_bytes(4) + why.encode()[:200])
+
+
+_SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+_OF_STREAMS = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
+_OF_CONNECTIONS = frozenset((SETTINGS, PING, GOAWAY))
+
+
+def check(kind: int, number: int, size: int) -> None:
+    """Fault when a frame of this type cannot have this stream or size."""
+    if kind in (_OF_CONNECTIONS if number else _OF_STREAMS):
+        raise Fault(Code.PROTOCOL_ERROR, f"a frame of type {kind} on stream {number}")
+    if size != _SIZES.get(kind, size) or (kind == GOAWAY and size < 8):
+        raise Fault(Code.FRAME_SIZE_ERROR, f"a frame of type {kind} with {size} bytes")
 
 
 def parse_settings(payload: bytes) -> list[tuple[int, int]]:

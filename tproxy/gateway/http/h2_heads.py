@@ -31,15 +31,16 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request's head and the length it announces."""
+    """A request's head, the length it announces, and whether it waits for 100 (RFC 9110, 10.1.1)."""
 
     head: Head
     length: int | None
+    expects: bool = False
 
-    def fresh(self) -> Head:
+    def fresh(self, scheme: str) -> Head:
         """A head that may be changed."""
         head = self.head
-        return Head(head.method, head.scheme, head.authority, head.target, head.headers.copy(), VERSION, head.upgrade)
+        return Head(head.method, scheme, head.authority, head.target, head.headers.copy(), VERSION, head.upgrade)
 
 
 def request(fields: Headers) -> Asked:
@@ -51,22 +52,22 @@ def request(fields: Headers) -> Asked:
         raise MalformedError(f"{_shown(next(iter(pseudo)))} is no pseudo-header of a request")
     if not METHOD(method):
         raise MalformedError(f":method is {_shown(method)}")
-    headers, length, authority = _fields_of_request(headers, authority)
+    headers, length, authority, expects = _fields_of_request(headers, authority)
     if not AUTHORITY(authority):
         raise MalformedError(f"the authority is {_shown(authority)}")
     if method == "CONNECT" and not protocol:
         if scheme or path is not None:
             raise MalformedError("a CONNECT with :scheme or :path")
-        return Asked(Head(method, "", authority, "", headers, VERSION), length)
+        return Asked(Head(method, "", authority, "", headers, VERSION), length, expects)
     if scheme not in {"http", "https"}:
         raise MalformedError(f":scheme is {_shown(scheme)}")
     if path is None or not (TARGET(path) or (path == "*" and method == "OPTIONS")):
         raise MalformedError(f":path is {_shown(path or '')}")
     if not protocol:
-        return Asked(Head(method, scheme, authority, path, headers, VERSION), length)
+        return Asked(Head(method, scheme, authority, path, headers, VERSION), length, expects)
     if method != "CONNECT" or not NAME(protocol):
         raise MalformedError(f":protocol {_shown(protocol)} of a {_shown(method)}")
-    return Asked(Head("GET", scheme, authority, path, headers, VERSION, protocol), length)
+    return Asked(Head("GET", scheme, authority, path, headers, VERSION, protocol), length, expects)
 
 
 def reply(fields: Headers) -> tuple[Reply, int | None]:
@@ -101,7 +102,10 @@ def request_fields(head: Head) -> Headers:
         return [*first, (":path", head.target), *rest]
     if head.method == "CONNECT":
         return [(":method", "CONNECT"), authority, *head.headers]
-    return [(":method", head.method), (":scheme", head.scheme), authority, (":path", head.target), *head.headers]
+    fields = [(":method", head.method), (":scheme", head.scheme), authority, (":path", head.target), *head.headers]
+    if any(name == "content-type" and value.startswith("application/grpc") for name, value in head.headers):
+        fields.append(("te", "trailers"))  # as its protocol demands; we read trailers anyway
+    return fields
 
 
 def websocket_accept(key: str) -> str:
@@ -135,9 +139,10 @@ def _split(fields: Headers) -> tuple[dict[str, str], Headers]:
     return pseudo, headers
 
 
-def _fields_of_request(headers: Headers, authority: str) -> tuple[Headers, int | None, str]:
-    """Headers without ``host`` and with one cookie; the length; the authority."""
+def _fields_of_request(headers: Headers, authority: str) -> tuple[Headers, int | None, str, bool]:
+    """Headers without ``host`` and ``expect``, with one cookie; the length; the authority; whether 100 is expected."""
     kept: Headers = []
+    expects = False
     cookies: list[str] = []
     length: int | None = None
     for field in headers:
@@ -146,6 +151,8 @@ def _fields_of_request(headers: Headers, authority: str) -> tuple[Headers, int |
             if authority and value.lower() != authority.lower():
                 raise MalformedError(f"host is {_shown(value)}, :authority {_shown(authority)}")
             authority = authority or value
+        elif name == "expect":
+            expects = value.lower() == "100-continue"
         elif name == "cookie":
             cookies.append(value)
         elif name != "content-length":
@@ -157,7 +164,7 @@ def _fields_of_request(headers: Headers, authority: str) -> tuple[Headers, int |
             _length(value, length)
     if cookies:
         kept.append(("cookie", "; ".join(cookies)))
-    return kept, length, authority
+    return kept, length, authority, expects
 
 
 def _length(value: str, before: int | None) -> int:

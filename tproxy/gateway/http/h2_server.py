@@ -18,16 +18,26 @@ from tproxy.gateway.http.stream import Accept, Broken, Reset
 
 BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
 PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
+EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
 KEY = "sec-websocket-key"
 
 
 class H2Server(Codec):
-    """The codec of one connection. ``said`` hears of what was refused before it became an exchange."""
+    """The codec of one connection. ``refused`` hears of what became no exchange, ``ended`` of the connection's end."""
 
-    def __init__(self, accept: Accept, limits: Limits, said: Callable[[Reset], None]) -> None:
+    def __init__(
+        self,
+        accept: Accept,
+        scheme: str,
+        limits: Limits,
+        refused: Callable[[Reset], None],
+        ended: Callable[[Exception | None], None],
+    ) -> None:
         super().__init__(limits)
         self._accept = accept
-        self._said = said
+        self._scheme = scheme  # ours, whatever a client says
+        self._refused = refused
+        self._ended = ended
         self._preface = b""  # what has come of it
         self._known: dict[bytes, Asked] = {}  # blocks that leave the table alone, as long as it stays
         self._accepted = f.STREAM_LIMIT  # the highest stream that is still taken, 6.8
@@ -73,8 +83,7 @@ class H2Server(Codec):
         try:
             asked = request(fields)
         except MalformedError as error:
-            self._said(Reset(Broken.MALFORMED, str(error)))
-            self.made_to_reset(number, Code.PROTOCOL_ERROR, str(error))
+            self._refuse(number, Code.PROTOCOL_ERROR, Reset(Broken.MALFORMED, str(error)))
             return None
         if self.decoder.pure and len(block) <= BLOCK:
             if len(self._known) >= BLOCKS:
@@ -85,37 +94,45 @@ class H2Server(Codec):
     def _too_large(self, number: int) -> None:
         """431 (RFC 6585, 5), as a body that may follow is not waited for."""
         why = f"a request's head of more than {self.limits.header_list} bytes or {HEADERS_LIMIT} fields"
-        self._said(Reset(Broken.OVERLOAD, why))
         block = self.encoder.encode([(":status", "431"), ("content-length", "0")])
         self.out.append(f.header_block(number, block, True, f.FRAME))
-        self.made_to_reset(number, Code.NO_ERROR, why)
+        self._refuse(number, Code.NO_ERROR, Reset(Broken.OVERLOAD, why))
+
+    def _refuse(self, number: int, code: Code, reset: Reset) -> None:
+        """Reset what becomes no exchange."""
+        self._refused(reset)
+        self.made_to_reset(number, code, reset.why)
 
     def _begin(self, number: int, asked: Asked, end: bool) -> None:
         if len(self.streams) >= self.limits.streams:
-            self.made_to_reset(number, Code.REFUSED_STREAM, f"{len(self.streams)} streams were open")
+            reset = Reset(Broken.OVERLOAD, f"{len(self.streams)} streams were open")
+            self._refuse(number, Code.REFUSED_STREAM, reset)
             return
         if end and asked.length:
-            self.made_to_reset(number, Code.PROTOCOL_ERROR, f"content-length {asked.length} and no body")
+            reset = Reset(Broken.MALFORMED, f"content-length {asked.length} and no body")
+            self._refuse(number, Code.PROTOCOL_ERROR, reset)
             return
-        head = asked.fresh()
+        head = asked.fresh(self._scheme)
         stream = H2Stream(self, number, self.initial_window, self.limits.stream_window)
         stream.expected = asked.length
         stream.ended = stream.heard = end
-        if head.upgrade:
-            stream.method = head.upgrade
-            if not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
-                head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
+        if head.upgrade and not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
+            head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
         self.streams[number] = stream
         self.frames.earn(PER_STREAM)
         self.look()
         stream.sink = self._accept(stream, head, end)
+        if stream.gone and stream.sent and not end:
+            stream.sink.reset(EARLY)
+        if asked.expects and not end and not stream.had_head and not stream.gone:
+            self.block(stream, self.encoder.encode([(":status", "100")]), False)
 
     def may_have_body(self, stream: H2Stream) -> bool:
         return True
 
     def on_reset(self, stream: H2Stream, code: int) -> None:
         if not stream.heard or not stream.sent:
-            stream.sink.reset(Reset(Broken.RESET, f"the client reset the stream ({_name(code)})"))
+            stream.sink.reset(Reset(Broken.RESET, f"the client reset the stream ({f.code_name(code)})"))
         if not self.resets.spend():
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many streams were reset")
 
@@ -128,12 +145,17 @@ class H2Server(Codec):
             self.resets.earn(1)
         super().on_finished(stream)
 
-    def on_broken(self, why: str) -> None:
-        self._said(Reset(Broken.MALFORMED, why))
+    def on_broken(self, reset: Reset) -> None:
+        self._refused(reset)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._ended(exc)
 
     def send_head(self, stream: H2Stream, head: Head | Reply, end: bool) -> None:
         assert isinstance(head, Reply)
         status, headers = head.status, head.headers
+        stream.had_head = status >= 200 or status == 101
         if status == 101:
             status, headers = 200, [field for field in headers if field[0] != "sec-websocket-accept"]
         fields: Headers = [(":status", str(status)), *headers]
@@ -142,7 +164,7 @@ class H2Server(Codec):
     def on_sent(self, stream: H2Stream) -> None:
         """The answer is complete before the request: the rest of that is not wanted (8.1)."""
         self.reset_stream(stream, Code.NO_ERROR)
-        stream.sink.reset(Reset(Broken.CLOSED, "answered before the request was complete"))
+        stream.sink.reset(EARLY)
 
     def give_up(self, stream: H2Stream, reset: Reset) -> None:
         code = {Broken.UNPROCESSED: Code.REFUSED_STREAM, Broken.OVERLOAD: Code.ENHANCE_YOUR_CALM}
@@ -167,7 +189,3 @@ class H2Server(Codec):
             self._accepted = self.last
             self.out.append(f.goaway(self.last, Code.NO_ERROR))
             self.close()
-
-
-def _name(code: int) -> str:
-    return Code(code).name if code in Code._value2member_map_ else f"code {code}"

@@ -12,6 +12,8 @@ from tproxy.gateway.http.stream import Reset, Sink
 class Wire(Protocol):
     """What a stream asks of its connection."""
 
+    waiting: int  # bytes of all its streams
+
     def send_head(self, stream: H2Stream, head: Head | Reply, end: bool) -> None:
         """HEADERS, now."""
 
@@ -25,18 +27,38 @@ class Wire(Protocol):
         """So many bytes of a body were taken; the peer may send as many more."""
 
 
+class Nobody:
+    """The sink until there is one; within ``Accept``."""
+
+    def head(self, reply: Reply, end: bool) -> None: ...
+
+    def data(self, data: bytes) -> None: ...
+
+    def end(self, trailers: Headers) -> None: ...
+
+    def reset(self, reset: Reset) -> None: ...
+
+    def congested(self, on: bool) -> None: ...
+
+
+NOBODY = Nobody()
+
+
 class H2Stream:
     """A ``Stream`` of the seam. ``gone``: nothing is sent or told any more."""
 
+    # fmt: off
     __slots__ = (
-        "brake", "chunks", "debt", "ended", "ending", "expected", "gone", "got", "had_head", "heard", "method",
-        "number", "room", "sent", "since", "sink", "trailers", "unread", "waiting", "window", "wire",
-    )  # fmt: skip
+        "brake", "chunks", "debt", "ended", "ending", "expected", "gone", "got", "grant", "had_head", "heard",
+        "interim", "key", "mark", "method", "number", "sent", "since", "sink", "trailers", "unread", "upgrade",
+        "waiting", "window", "wire",
+    )
+    # fmt: on
 
-    def __init__(self, wire: Wire, number: int, window: int, room: int) -> None:
+    def __init__(self, wire: Wire, number: int, window: int, grant: int) -> None:
         self.wire = wire
         self.number = number
-        self.sink: Sink
+        self.sink: Sink = NOBODY
         # what we send
         self.window = window  # bytes that the peer lets us send; below 0 after it lowered its initial window (6.9.2)
         self.chunks: deque[bytes] = deque()
@@ -47,13 +69,17 @@ class H2Stream:
         self.sent = False  # END_STREAM is out
         self.brake = False  # the sink knows that it is congested
         # what arrives
-        self.room = room  # bytes that the peer may send
+        self.grant = grant  # bytes that the peer may send
         self.unread = 0  # bytes that were taken, and for which it has not been told so
         self.debt: int | None = None  # bytes that came while the sink held; None: it does not
         self.expected: int | None = None  # content-length
         self.got = 0
-        self.had_head = False  # a client's: the final response's head was there
-        self.method = ""
+        self.had_head = False  # the final response's head has passed
+        self.interim = 0  # responses before it
+        self.method = ""  # a client's
+        self.upgrade = ""
+        self.key = ""  # of a websocket
+        self.mark = 0  # bytes that the connection had read when it began
         self.ended = False  # END_STREAM was there
         self.heard = False  # the sink has had its end
         self.gone = False
@@ -67,6 +93,7 @@ class H2Stream:
         if data and not self.gone and not self.ending:
             self.chunks.append(data)
             self.waiting += len(data)
+            self.wire.waiting += len(data)
             self.wire.want(self)
 
     def end(self, trailers: Headers | None = None) -> None:

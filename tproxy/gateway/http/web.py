@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tproxy.gateway.http.backends import Backends
-from tproxy.gateway.http.exchange import Done, Engine
+from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.wheel import Wheel
