@@ -77,7 +77,7 @@ ADVICE = {
     Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
     Reason.PEER_FOREIGN: "list the trust domain and its bundle in trust.federated, or in trust.aliases if it is ours",
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
-    Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
+    Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
     Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
