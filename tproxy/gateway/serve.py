@@ -23,6 +23,7 @@ from tproxy.gateway.http.h2_server import H2Server
 from tproxy.gateway.http.stream import Sink, Stream
 from tproxy.gateway.tls import Told, secure
 from tproxy.kernel.sock import reset_on_close
+from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
@@ -112,5 +113,6 @@ async def serve(
         return trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
     finally:
         web.open.discard(conn)
-    outcome = Outcome.CLOSED if error is None else Outcome.RESET
+    left = error is None or isinstance(error, TruncatedError)  # without close_notify: HTTP itself says what is whole
+    outcome = Outcome.CLOSED if left else Outcome.RESET
     return trace.moved(Moved(conn.received, conn.sent, outcome, "source"))
