@@ -19,6 +19,7 @@ from tproxy.core.identity import SpiffeId
 from tproxy.core.policy import Allow
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.recheck import egress as recheck
+from tproxy.core.recheck import is_left
 from tproxy.identity.directory import parsed
 
 TARGET = Endpoint.parse("10.0.0.7:80")
@@ -80,6 +81,40 @@ def test_an_address_that_nobody_lists_is_decided_as_without_a_directory() -> Non
         for rules in ([], [{"cidr": "10.0.0.0/8"}], [{"cidr": "10.0.0.7", "mtls": False}]):
             asked = config(mesh=rules, egress=outside)
             assert egress(TARGET, False, asked, Absent.UNLISTED) == egress(TARGET, False, asked)
+
+
+MIXED = Entry(Kind.SERVICE, "shop/web", ("ns/shop/sa/web",), mixed=True)
+WHOLE = Entry(Kind.SERVICE, "shop/web", ("ns/shop/sa/web",))
+MIGRATING = {"address": "control:15013", "mixed": "plain"}
+
+
+def test_a_service_that_is_half_in_the_mesh_is_reached_by_mtls_unless_a_migration_says_otherwise() -> None:
+    for said in ({}, {"directory": {"address": "control:15013"}}):
+        assert isinstance(egress(TARGET, False, config(egress="passthrough", **said), MIXED), Mtls)
+    moving = config(egress="passthrough", directory=MIGRATING)
+    passed = egress(TARGET, False, moving, MIXED)
+    rule = "egress: passthrough (directory: service shop/web (mixed: not every endpoint is in the mesh))"
+    assert passed == Plain(TARGET, rule)
+    assert isinstance(egress(TARGET, False, moving, WHOLE), Mtls)
+
+
+def test_no_migration_opens_what_is_closed_otherwise() -> None:
+    refused = egress(TARGET, False, config(directory=MIGRATING), MIXED)
+    assert isinstance(refused, Deny) and refused.reason is Reason.EGRESS_DENIED and "mixed" in refused.why
+    asked = config(mesh=[{"cidr": "10.0.0.0/8", "ids": ["ns/shop/sa/web"]}], egress="passthrough", directory=MIGRATING)
+    assert isinstance(egress(TARGET, False, asked, MIXED), Mtls)
+
+
+def test_plaintext_to_a_service_that_comes_into_the_mesh_goes_on_while_the_migration_lasts() -> None:
+    moving = config(egress="passthrough", directory=MIGRATING)
+    bare = Entry(Kind.SERVICE, "shop/web")
+    for was in (bare, MIXED):
+        assert is_left(was, WHOLE, None, moving)
+        assert not is_left(was, WHOLE, None, config(egress="passthrough"))
+        assert not is_left(was, Entry(Kind.SERVICE, "shop/db", ("ns/shop/sa/db",)), None, moving)
+        assert not is_left(was, WHOLE, SpiffeId.workload("cluster.local", "shop", "web"), moving)
+    assert not is_left(BARE, WEB, None, moving)  # a pod's address has another owner now
+    assert not is_left(Absent.UNLISTED, WHOLE, None, moving)
 
 
 def test_a_live_connection_ends_when_its_entry_expects_somebody_else() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from tproxy.admin.http import Answer
 from tproxy.core.identity import Snapshot
 from tproxy.core.pem import certificates, der
-from tproxy.core.record import Record
+from tproxy.core.record import Direction, Record
 from tproxy.core.x509 import LeafFacts, leaf_facts
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600)
+PEERS = 100  # names of peers that speak plaintext
 
 
 class Metrics:
@@ -44,6 +47,17 @@ class Metrics:
         self._failing = Gauge(
             "tproxy_credential_failures", "Failed renewals in a row of our credentials.", registry=self.registry
         )
+        routed = ("router", "rule", "outcome")
+        self._routed = Counter(
+            "tproxy_routed_connections", "Connections that a rule of egress sent.", routed, registry=self.registry
+        )
+        self._plaintext = Counter(
+            "tproxy_plaintext_connections",
+            "Connections that were admitted without TLS, by what the directory calls the peer.",
+            ("direction", "peer"),
+            registry=self.registry,
+        )
+        self._peers = set[str]()
         self._live = Gauge("tproxy_connections_open", "Connections being carried now.", registry=self.registry)
         self._child = lru_cache(maxsize=512)(self._connections.labels)
         self._moved = lru_cache(maxsize=8)(self._bytes.labels)
@@ -65,6 +79,26 @@ class Metrics:
         ):
             Gauge(f"tproxy_directory_{name}", text, registry=self.registry).set_function(ask)
 
+    def watch_routers(self, ask: Callable[[], Mapping[tuple[str, int], bool]]) -> None:
+        """Where it comes from which routers of egress are up; names and ports are the configuration's."""
+        self.registry.register(_Routers(ask))
+
+    def watch_policies(
+        self,
+        objects: Callable[[], int],
+        updated: Callable[[], float],
+        lost: Callable[[], int],
+        refused: Callable[[], bool],
+    ) -> None:
+        """Of the policies that control tells: how many, since when, failures in a row, whether the newest are void."""
+        for name, text, ask in (
+            ("objects", "Policy objects in force, ours or for others.", objects),
+            ("updated_timestamp_seconds", "When control last said something of policies.", updated),
+            ("failures", "Failed connections in a row; 0 while policies are followed.", lost),
+            ("refused", "1 while the newest set cannot be used and an older one, or none, is in force.", refused),
+        ):
+            Gauge(f"tproxy_policies_{name}", text, registry=self.registry).set_function(ask)
+
     def finished(self, record: Record) -> None:
         """Count one connection."""
         reason = record.reason.value if record.reason else ""
@@ -72,6 +106,15 @@ class Metrics:
         self._moved(record.direction.value, "sent").inc(record.sent)
         self._moved(record.direction.value, "received").inc(record.received)
         self._lived(record.direction.value).observe(record.seconds)
+        if record.router:
+            self._routed.labels(record.router, record.rule, record.outcome.value).inc()
+
+    def bare(self, direction: Direction, peer: str) -> None:
+        """A connection without TLS was admitted; pods come and go, so only the first names have series of their own."""
+        if peer not in self._peers and len(self._peers) >= PEERS:
+            peer = "others"
+        self._peers.add(peer)
+        self._plaintext.labels(direction.value, peer).inc()
 
     def loaded(self, snapshot: Snapshot) -> None:
         """New credentials are in use."""
@@ -94,3 +137,17 @@ class Metrics:
     def page(self) -> Answer:
         """The text format."""
         return Answer(200, generate_latest(self.registry), CONTENT_TYPE_LATEST)
+
+
+class _Routers(Collector):
+    """Asked when the page is: the configuration may name others by then."""
+
+    def __init__(self, ask: Callable[[], Mapping[tuple[str, int], bool]]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample a host and port."""
+        family = GaugeMetricFamily("tproxy_router_up", "Whether a router of egress answers.", labels=("host", "port"))
+        for (host, port), up in sorted(self._ask().items()):
+            family.add_metric((host, str(port)), float(up))
+        yield family

@@ -6,22 +6,21 @@ import argparse
 import json
 import sys
 import time
-from datetime import timedelta
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from tproxy.cli import Verbs
-from tproxy.cli.words import when
+from tproxy.cli.ask import page
+from tproxy.cli.words import ago, span, when
 from tproxy.core.config import Ports
-from tproxy.core.fields import ConfigError
 from tproxy.core.renewal import is_short
 
 EXAMPLES = """examples:
   tproxy identity                                 in the pod, beside the sidecar
-  kubectl exec POD -c tproxy -- tproxy identity
+  kubectl exec POD -c tproxy-sidecar -- tproxy identity
   tproxy identity --json | jq .svid.not_after
 
-exit codes: 0 all is well, 1 no credentials, or they end soon or the last renewal failed, 2 nobody answers"""
+exit codes: 0 all is well, 1 no credentials, or they end soon, the last renewal failed, or policies are not in force,
+2 nobody answers"""
 RED, YELLOW = "31", "33"
 
 
@@ -41,7 +40,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the sidecar of this pod."""
-    found = _asked(args.port)
+    found = page(args.port, "/identity", "--port")
     faults = troubles(found, time.time())
     if args.json:
         print(json.dumps(found, indent=2))
@@ -53,26 +52,13 @@ def run(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _asked(port: int) -> dict[str, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/identity")
-        answer: dict[str, Any] = json.loads(connection.getresponse().read(1 << 22))
-    except (OSError, HTTPException, ValueError) as error:
-        why = f"no sidecar answers there: {getattr(error, 'strerror', None) or error}"
-        raise ConfigError("command line", "--port", why, port) from error
-    finally:
-        connection.close()
-    return answer
-
-
 def lines(found: dict[str, Any], now: float) -> list[tuple[str, str]]:
     """Name and words of everything that is known."""
     status, shown = found["status"], [("source", found["status"]["source"])]
     if "svid" in found:
         svid = found["svid"]
         shown += [("SVID", svid["id"]), ("serial", svid["serial"]), ("valid", _until(svid["not_after"], now))]
-        shown.append(("renewed", f"{_ago(status['renewed'], now)}, {status['renewals']} so far"))
+        shown.append(("renewed", f"{ago(status['renewed'], now)}, {status['renewals']} so far"))
     for domain, roots in found.get("bundles", {}).items():
         shown += [
             (f"bundle {index}" if index else "bundle", f"{domain}: {_root(root, now)}")
@@ -80,8 +66,12 @@ def lines(found: dict[str, Any], now: float) -> list[tuple[str, str]]:
         ]
     if found.get("crls"):
         shown.append(("CRLs", str(found["crls"])))
+    if told := found.get("policies"):
+        in_force = f"{told['objects']} objects, version {told['in_force']}" if told["in_force"] else "none yet"
+        away = "" if told["connected"] else f"; control is away: {told['error'] or 'nothing came yet'}"
+        shown.append(("policies", in_force + away))
     if status["error"]:
-        shown.append(("last error", f"{_ago(status['failed'], now)}: {status['error']}"))
+        shown.append(("last error", f"{ago(status['failed'], now)}: {status['error']}"))
     return shown
 
 
@@ -95,6 +85,11 @@ def troubles(found: dict[str, Any], now: float) -> list[str]:
         faults.append("less than a third of the certificate's life is left: renewal is overdue")
     if status["failures"]:
         faults.append(f"the last {status['failures']} renewals failed")
+    told = found.get("policies") or {}
+    if told.get("refused"):
+        faults.append(f"the newest policies are not in force: {told['refused']}")
+    if told and not told["in_force"]:
+        faults.append("no policies have come from control: nobody is let in")
     return faults
 
 
@@ -104,18 +99,8 @@ def _root(root: dict[str, Any], now: float) -> str:
 
 def _until(moment: float, now: float) -> str:
     return f"until {when(moment)}: " + (
-        f"expires in {_span(moment - now)}" if moment > now else f"expired {_ago(moment, now)}"
+        f"expires in {span(moment - now)}" if moment > now else f"expired {ago(moment, now)}"
     )
-
-
-def _ago(moment: float, now: float) -> str:
-    return f"{_span(now - moment)} ago" if moment else "never"
-
-
-def _span(seconds: float) -> str:
-    from tproxy.control.explain import in_words
-
-    return in_words(timedelta(seconds=max(0, seconds)))
 
 
 def _paint(text: str, colour: str) -> str:

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from tproxy.core.fields import Fields
 from tproxy.core.identity import SpiffeId, parse_trust_domain
-from tproxy.core.settings import Bundle, Directory, Federated, Files, Identity, IstioCa, KeyType, Trust, WorkloadApi
+from tproxy.core.settings import (
+    Bundle,
+    Directory,
+    Federated,
+    Files,
+    Identity,
+    IstioCa,
+    KeyType,
+    Mixed,
+    Trust,
+    WorkloadApi,
+)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KINDS = ("istioCa", "workloadApi")
@@ -73,11 +84,12 @@ def _istio(fields: Fields) -> IstioCa:
 
 
 def parse_directory(fields: Fields) -> Directory:
-    """``address: host:port``, ``serverName``, ``timeout`` in seconds."""
+    """``address: host:port``, ``serverName``, ``timeout`` in seconds, ``mixed: mtls`` or ``plain``."""
     found = Directory(
         address=fields.parsed("address", _address, None),
         server_name=fields.text("serverName"),
         timeout=fields.number("timeout", Directory("").timeout, 0, 3600),
+        mixed=Mixed(fields.choice("mixed", Mixed.MTLS, list(Mixed))),
     )
     fields.finish()
     return found

@@ -132,6 +132,15 @@ class TcpListener:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpListener:
+    """Datagrams; what comes from one client's port goes to one endpoint, and answers come back."""
+
+    port: int
+    server: str
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
 class HttpListener:
     """Plaintext HTTP."""
 
@@ -148,6 +157,7 @@ class Table:
     """Everything that a gateway serves."""
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
+    datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

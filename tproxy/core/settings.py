@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -23,13 +24,13 @@ class Settled:
     """What Kubernetes objects have decided about the modes, and for which namespace."""
 
     namespace: str
-    mode: str = ""  # the PeerAuthentication that sets the mode, if one does
-    ports: str = ""  # and the one that sets those of single ports
+    mode: str = ""  # what sets the mode: a PeerAuthentication, or inbound.mode where that is stricter
+    ports: Mapping[int, str] = field(default_factory=dict)  # and those of single ports
     remarks: tuple[str, ...] = ()  # objects that do less than it seems
 
-    def origin(self, single: bool) -> str:
-        """Of the mode of a port that has one of its own, or of the others."""
-        return self.ports if single else self.mode
+    def origin(self, port: int) -> str:
+        """Of the mode of a port."""
+        return self.ports.get(port, self.mode)
 
 
 class Outside(StrEnum):
@@ -147,6 +148,14 @@ class Trust:
     crl: str = ""  # file with PEM CRLs
 
 
+class Mixed(StrEnum):
+    """How a service is reached some of whose pods have no sidecar yet: by mTLS alone, which those refuse; or, while a
+    migration lasts, like what is not in the mesh: whoever may add a pod to the service can then have plaintext."""
+
+    MTLS = "mtls"
+    PLAIN = "plain"
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """Where ``tproxy control`` tells who stands at which address."""
@@ -154,6 +163,7 @@ class Directory:
     address: str  # host:port
     server_name: str = ""  # in its certificate; empty: the host of the address
     timeout: float = 10.0  # seconds that readiness waits for the first snapshot
+    mixed: Mixed = Mixed.MTLS
 
 
 @dataclass(frozen=True, slots=True)

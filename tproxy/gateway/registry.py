@@ -88,6 +88,11 @@ class Registry:
         service = self.services.get(host)
         return service is not None and (port in service.http2 or (port is None and len(service.http2) == 1))
 
+    def port_name(self, host: str, port: int) -> str:
+        """What a host's port is called, if it is there."""
+        service = self.services.get(host)
+        return service.ports.get(port, "") if service else ""
+
     def _entry(self, thing: Object) -> None:
         spec = thing.fields("spec")
         fault = ""

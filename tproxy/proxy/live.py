@@ -28,7 +28,10 @@ def admit(trace: Trace, state: State, side: Side) -> Deny | None:
     trace.carrying, trace.ends = True, deadline(state, trace, time.time(), time.monotonic())
     moved = misplaced((trace,), side) if trace.direction is Direction.EGRESS else ()
     changed = fallen((trace,), state, side.state) if side.state is not state else ()
-    return next((deny for _, deny in (*moved, *changed)), None)
+    deny = next((deny for _, deny in (*moved, *changed)), None)
+    if deny is None and trace.proven is None and not trace.local:
+        side.bare(trace.talk)
+    return deny
 
 
 def overdue(traces: Iterable[Trace], clock: float) -> Iterable[tuple[Trace, Deny]]:
@@ -51,6 +54,9 @@ def misplaced(traces: Iterable[Trace], side: Side) -> Iterable[tuple[Trace, Deny
             continue  # ``admit`` will look at it
         found = side.directory(trace.target.ip)
         if isinstance(found, Entry) and found != trace.found:
+            peer = trace.proven.peer if trace.proven else None
+            if recheck.is_left(trace.found, found, peer, side.state.config):
+                continue  # it stands on what was known when it began
             trace.found = found
             if deny := _policy(trace, side.state):
                 yield trace, deny
@@ -75,7 +81,8 @@ def _trust_of(state: State) -> object:
 def _policy(trace: Trace, state: State) -> Deny | None:
     peer = trace.proven.peer if trace.proven else None
     if trace.direction is Direction.EGRESS:
-        deny = recheck.egress(trace.target, trace.local, peer, state.config, trace.found)
+        facts = trace.source, trace.sni or None, trace.via
+        deny = recheck.egress(trace.target, trace.local, peer, state.config, trace.found, *facts)
     else:
         deny = recheck.ingress(trace.target, trace.source, peer, state.config)
     return deny and Deny(Reason.CUT_BY_POLICY, deny.why, deny.rule)

@@ -9,10 +9,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.directory import Absent, Found
+from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.identity.openssl import Role, Ticket
@@ -21,6 +23,9 @@ from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.tls import Contexts, Session, handshake
+
+if TYPE_CHECKING:
+    from tproxy.proxy.routers import Routers  # which dials as we do
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +51,21 @@ def no_directory(_: Address) -> Found:
     return Absent.UNLISTED
 
 
+def unheard(_: Talk) -> None:
+    """Nobody asks who speaks plaintext."""
+
+
 @dataclass(slots=True)
 class Side:
     """The sidecar as its connections see it."""
 
     state: State
     finished: Callable[[Record], None]
+    routers: Routers
     reactor: AnyReactor = field(init=False)
     shortcut: Shortcut | None = None
     directory: Callable[[Address], Found] = no_directory
+    bare: Callable[[Talk], None] = unheard
     handshakes: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
 from tproxy.core.directory import Absent, Found
+from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record, TlsFacts
 from tproxy.identity.openssl import TlsError
@@ -15,7 +16,9 @@ from tproxy.proxy.pump import Moved
 from tproxy.proxy.tls import Session, denial
 
 STOPPING = Deny(Reason.CUT_BY_DRAIN, "the sidecar is stopping")
-_FAILED = frozenset((Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.INTERNAL))
+_FAILED = frozenset(
+    (Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.NO_ROUTER, Reason.INTERNAL)
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -38,11 +41,19 @@ class Trace:
     found: Found = Absent.UNLISTED  # what the directory said of the target
     sni: str = ""
     backend: Endpoint | None = None
+    via: str = ""  # the router's name in the configuration
+    router: str = ""  # and in records
     local: bool = False  # the target is this pod's own address
     carrying: bool = False  # admitted, and not ended yet
     proven: Session | None = None  # None: plaintext
     ends: float = math.inf  # monotonic
     verdict: Deny | None = None  # why we cut it, if we do
+
+    @property
+    def talk(self) -> Talk:
+        """Who talks to whom, as far as plaintext is told about."""
+        peer = self.source if self.direction is Direction.INGRESS else self.target
+        return Talk(self.direction, peer.ip, self.target.port)
 
     def session(self, session: Session) -> None:
         """Who the peer proved to be."""
@@ -97,6 +108,7 @@ class Trace:
             own_serial=self.own_serial,
             tls=self.tls,
             sni=self.sni,
+            router=self.router,
             backend=self.backend,
             sent=moved.sent,
             received=moved.received,
