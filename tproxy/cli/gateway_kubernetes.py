@@ -100,7 +100,7 @@ class Following:
         for finding in loaded.findings:
             log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
         try:
-            gate.take(loaded.table)
+            gate.take(loaded.table, loaded.material)
         except KernelError as error:
             metrics.refused()
             log.error("not taken up, what was served before goes on: %s", error)

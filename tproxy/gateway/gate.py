@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +14,13 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table, UdpListener
 from tproxy.core.settings import Relay
+from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.datagrams import Datagrams
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
+from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
+from tproxy.gateway.tls import Means
 from tproxy.kernel.datagram import datagram_socket
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
@@ -58,6 +61,7 @@ class Gate:
     finished: Callable[[Record], None]
     settings: Settings
     table: Table = field(default_factory=Table)
+    contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
     web: Web = field(init=False)
@@ -67,10 +71,18 @@ class Gate:
     _datagrams: dict[Bind, Datagrams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.web = web(Limits(connect=self.settings.connect), lambda: self.reactor)
+        self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
 
-    def take(self, table: Table) -> None:
-        """Serve this table from now on. KernelError when a port cannot be had: then the one before goes on, whole."""
+    @property
+    def means(self) -> Means:
+        """With what backends are called by TLS, at this moment."""
+        return Means(self.contexts, self.reactor, self.settings.connect)
+
+    def take(self, table: Table, material: Mapping[str, Material]) -> None:
+        """Serve this table with these credentials from now on.
+
+        KernelError when a port cannot be had: then what was served before goes on, whole.
+        """
         fresh: dict[Bind, Server[Door]] = {}
         datagrams: dict[Bind, Datagrams] = {}
         try:
@@ -86,7 +98,7 @@ class Gate:
             for each in datagrams.values():
                 each.stop()
             raise
-        self.table = table
+        self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)

@@ -42,7 +42,7 @@ class Engine:
 
     wheel: Wheel
     limits: Limits
-    pool: Callable[[Backend, Endpoint], Pool]
+    pool: Callable[[Backend, Endpoint, str], Pool]  # the authority, too
     clock: Callable[[], float]
     done: Callable[[Done], None]
 

@@ -60,7 +60,9 @@ class Exchange:
         self._attempt: Attempt | None = None
         self._timer: Timer | None = None
         self._mirrors = [
-            Shadow(head, end, engine.pool(backend, random.choice(backend.endpoints)), engine.limits.buffer)
+            Shadow(
+                head, end, engine.pool(backend, random.choice(backend.endpoints), head.authority), engine.limits.buffer
+            )
             for backend, head in forward.mirrors
             if backend.endpoints
         ]
@@ -128,7 +130,7 @@ class Exchange:
         self._tried.append(endpoint)
         self._done.endpoint = endpoint
         self._done.tries += 1
-        self._attempt = attempt = Attempt(self, engine.pool(backend, endpoint))
+        self._attempt = attempt = Attempt(self, engine.pool(backend, endpoint, self._plan.head.authority))
         if (seconds := failures.per_try(self._plan.timeouts, self._plan.retry)) is not None:
             attempt.timer = Timer(attempt.late)
             engine.wheel.arm(attempt.timer, seconds)
