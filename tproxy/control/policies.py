@@ -42,7 +42,7 @@ class Policies:
         self.kinds = tuple(
             Optional(where, f"{_PLURALS[kind]}.{GROUP}", VERSIONS, partial(self.shelf.put, kind)) for kind in KINDS
         )
-        self._news = asyncio.Event()
+        self._news, self._sees = asyncio.Event(), asyncio.Event()  # _sees: the API server answers
 
     def not_ready(self) -> str:
         """Why nobody is told anything yet, or nothing."""
@@ -64,6 +64,10 @@ class Policies:
     async def _publish(self) -> None:
         while True:
             await asyncio.sleep(max(PACE, SHARE * self.streams.running))
+            if self.failures():
+                self._sees.clear()
+            else:
+                self._sees.set()
             if not all(one.status.synced for one in self.kinds):
                 continue
             if not self.streams.is_open:
@@ -76,14 +80,15 @@ class Policies:
 
     async def _tell(self, who: SpiffeId, request: PoliciesRequest, context: streams.Context) -> None:
         await streams.accept(context)
-        have, begun = request.have, False
+        have, first = request.have, True
+        if have:  # perhaps from another replica, and newer than what we know: to go back could open what was closed
+            await self._sees.wait()
         while True:
             news = self._news
             version, messages = self.shelf.told(who.namespace or "")
-            if version == have and not begun:
-                await context.write(PolicySet(version=version, unchanged=True).SerializeToString())
-            if version != have:
-                for message in messages:
-                    await context.write(message)
-            have, begun = version, True
+            if version == have:
+                messages = (PolicySet(version=version, unchanged=True).SerializeToString(),) if first else ()
+            for message in messages:
+                await context.write(message)
+            have, first = version, False
             await news.wait()
