@@ -70,9 +70,9 @@ async def serve(config: Control, form: str) -> int:
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
+    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     if parts.injector is not None:
         await parts.injector.start(config.address or any_host(), stopping.set)
-    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     await server.start()
     following = await _follow(parts, teller, stopping)
     pages = await _pages(parts, door, stopping)

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     OVERLOAD = "overload"
     NO_ROUTE = "no_route"
     NO_BACKEND = "no_backend"
+    NO_ROUTER = "no_router"
     NOT_CARRIED = "not_carried"
     SOURCE_LIMIT = "source_limit"
     PROXY_HEADER = "proxy_header"
@@ -76,7 +77,7 @@ ADVICE = {
     Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
     Reason.PEER_FOREIGN: "list the trust domain and its bundle in trust.federated, or in trust.aliases if it is ours",
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
-    Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
+    Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
     Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
@@ -86,6 +87,7 @@ ADVICE = {
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
     Reason.NO_BACKEND: "correct the route's backend, or give it endpoints; tproxy gateway check names the line",
+    Reason.NO_ROUTER: "look at the rule's routers (egressRoutes.routers) and at network policies; see tproxy_router_up",
     Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
     Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",
     Reason.PROXY_HEADER: "the load balancer must send PROXY protocol v1 or v2, from an address in --proxy-from",

@@ -87,6 +87,17 @@ class Gate:
             server.start()
         self._servers |= fresh
 
+    def missing(self, table: Table) -> set[Bind]:
+        """Ports of a table that cannot be had, with a line about each."""
+        found: set[Bind] = set()
+        for bind in table.listeners.keys() - self._servers.keys():
+            try:
+                front_listener(bind[0] or self.settings.host, bind[1]).close()
+            except KernelError as error:
+                log.error("%s", error)
+                found.add(bind)
+        return found
+
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:
         """Count a connection that has not said what it wants; a refusal when its address has too many of them."""

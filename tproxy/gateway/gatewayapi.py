@@ -95,6 +95,8 @@ def tables(
 def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
     for thing in things:
         spec = thing.fields("spec")
+        if site.classes and thing.name not in site.classes:
+            continue
         if site.controllers is None or spec.text("controllerName") in site.controllers:
             conditions = Conditions(thing.generation)
             if spec.raw("parametersRef") is None:

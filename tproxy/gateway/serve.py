@@ -14,12 +14,16 @@ from tproxy.core.record import Outcome, Record
 from tproxy.core.routes import HttpListener
 from tproxy.gateway.gate import Door
 from tproxy.gateway.http.begin import accept
+from tproxy.gateway.http.either import Either
 from tproxy.gateway.http.h1_server import H1Server
+from tproxy.gateway.http.h2_limits import Limits as H2Limits
+from tproxy.gateway.http.h2_server import H2Server
 from tproxy.gateway.http.stream import Sink, Stream
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
+H2_LIMITS = H2Limits()
 NO_TABLE = HttpTable(HostTable(()))
 
 
@@ -50,7 +54,14 @@ async def serve(
             ended.set_result(error)
 
     reset_on_close(down, False)
-    conn = H1Server(begin, caller.scheme, web.engine.wheel, web.engine.limits, web.refused, gone)
+
+    def one() -> H1Server:
+        return H1Server(begin, caller.scheme, web.engine.wheel, web.engine.limits, web.refused, gone)
+
+    def two() -> H2Server:
+        return H2Server(begin, caller.scheme, H2_LIMITS, web.refused_stream, gone)
+
+    conn = Either(one, two, web.engine.wheel, web.engine.limits.head, gone)
     transport, _ = await loop.connect_accepted_socket(lambda: conn, down)
     web.open.add(conn)
     if web.draining:

@@ -11,6 +11,8 @@ from tproxy.core.address import Endpoint
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.routes import Backend, BackendTls
 from tproxy.gateway.http.h1_client import H1Client
+from tproxy.gateway.http.h2_client import H2Client
+from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Dial, Pool
 from tproxy.gateway.http.stream import Client
@@ -19,7 +21,8 @@ from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.side import reach
 
-Key = tuple[Endpoint, BackendTls | None]
+Key = tuple[Endpoint, BackendTls | None, bool]
+H2_LIMITS = H2Limits()
 
 
 @dataclass(slots=True)
@@ -43,10 +46,11 @@ class Backends:
         return pool
 
     def _shared(self, backend: Backend, endpoint: Endpoint) -> Pool:
-        key = (endpoint, backend.tls)
+        key = (endpoint, backend.tls, backend.http2)
         if key not in self._pools:
+            each = H2_LIMITS.streams if backend.http2 else 1
             self._pools[key] = Pool(
-                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint), self.wheel, self.limits
+                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint), self.wheel, self.limits, each
             )
         return self._pools[key]
 
@@ -73,6 +77,10 @@ class Backends:
             return Deny(Reason.NOT_CARRIED, f"{backend.name} wants TLS {backend.tls.mode} from us")
         reset_on_close(sock, False)
         loop = asyncio.get_running_loop()
-        made = H1Client(self.limits.congested, pool.freed, pool.closed)
+        made: H1Client | H2Client
+        if backend.http2:
+            made = H2Client(H2_LIMITS, pool.freed, pool.closed)
+        else:
+            made = H1Client(self.limits.congested, pool.freed, pool.closed)
         await loop.create_connection(lambda: made, sock=sock)
         return made

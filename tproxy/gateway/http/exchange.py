@@ -293,5 +293,6 @@ class Exchange:
             self.engine.wheel.stop(self._timer)
         if self._attempt is not None:
             self._attempt.unwatch()
+            self._attempt = None
         done.ended, done.received_bytes = self.engine.clock(), self._body
         self.engine.done(done)

@@ -25,7 +25,7 @@ _HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te", b"http2-settings")
 )
 _SPECIAL = _HOP | {b"host", b"content-length", b"expect"}
-_KEPT = frozenset(("host", "content-length"))  # a Connection header may not take them away
+_KEPT = frozenset(("host", "content-length", "te", "close", "keep-alive", "upgrade"))  # are no headers to take away
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(:[0-9]{0,5})?")
 _ABSOLUTE = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE)
 
@@ -213,8 +213,8 @@ def _length(found: _Framing, name: bytes, value: bytes, fields: _Fields) -> str 
 
 def _drop(fields: _Fields, options: list[str]) -> None:
     """What Connection names belongs to the connection, except what says where the message goes and where it ends."""
-    gone = {option for option in options if option not in _KEPT and option != "te"}
-    if any(name in gone for name, _ in fields.headers):
+    gone = {option for option in options if option not in _KEPT}
+    if gone:
         fields.headers[:] = [pair for pair in fields.headers if pair[0] not in gone]
 
 
