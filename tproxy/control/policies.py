@@ -42,7 +42,8 @@ class Policies:
         self.kinds = tuple(
             Optional(where, f"{_PLURALS[kind]}.{GROUP}", VERSIONS, partial(self.shelf.put, kind)) for kind in KINDS
         )
-        self._news, self._sees = asyncio.Event(), asyncio.Event()  # _sees: the API server answers
+        self._news = asyncio.Event()
+        self._held_back = False  # somebody waits for the API server to answer again
 
     def not_ready(self) -> str:
         """Why nobody is told anything yet, or nothing."""
@@ -64,25 +65,22 @@ class Policies:
     async def _publish(self) -> None:
         while True:
             await asyncio.sleep(max(PACE, SHARE * self.streams.running))
-            if self.failures():
-                self._sees.clear()
-            else:
-                self._sees.set()
             if not all(one.status.synced for one in self.kinds):
                 continue
             if not self.streams.is_open:
                 log.info("policies: %d objects", len(self.shelf))
                 self.streams.open()
-            if self.shelf.changed:
-                self.shelf.changed = False
+            if self.shelf.changed or (self._held_back and not self.failures()):
+                self.shelf.changed = self._held_back = False
                 self._news.set()
                 self._news = asyncio.Event()
 
     async def _tell(self, who: SpiffeId, request: PoliciesRequest, context: streams.Context) -> None:
         await streams.accept(context)
         have, first = request.have, True
-        if have:  # perhaps from another replica, and newer than what we know: to go back could open what was closed
-            await self._sees.wait()
+        while have and self.failures():  # he may have newer ones from another replica: to go back could open something
+            self._held_back = True
+            await self._news.wait()
         while True:
             news = self._news
             version, messages = self.shelf.told(who.namespace or "")
