@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := nginx-light curl openssl tcpdump util-linux iproute2 libnftables1 redis-server wrk iperf3 nghttp2-client haproxy \
-            libnginx-mod-stream python3-venv gcc libc6-dev python3-dev libbpf1
+            libnginx-mod-stream systemd python3-venv gcc libc6-dev python3-dev libbpf1
 
 define install
 @missing=; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \

@@ -19,6 +19,8 @@ from tests.kubernetes import ApiServer
 
 PODS, SERVICES = "/api/v1/pods", "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+ISTIO, DEFINITIONS = "security.istio.io", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+PLURALS = {"AuthorizationPolicy": "authorizationpolicies", "PeerAuthentication": "peerauthentications"}
 Document = dict[str, Any]
 
 
@@ -29,6 +31,7 @@ class Cluster(ApiServer):
         self.objects: dict[str, dict[str, Document]] = {PODS: {}, SERVICES: {}, SLICES: {}}
         self.asked: list[str] = []  # path and query of each list and watch
         self.down = False  # 503 for everything
+        self.custom: dict[str, list[str]] = {}  # name of a CustomResourceDefinition -> the versions that are served
         self._events: list[tuple[int, str, str, Document]] = []
         self._version, self._oldest, self._cuts = 1000, 1000, 0
         self._news = threading.Condition()
@@ -54,6 +57,25 @@ class Cluster(ApiServer):
         self._events.append((self._version, path, kind, deepcopy(document)))
         self._news.notify_all()
 
+    def define(self, *versions: str) -> None:
+        """Istio's definitions, in these versions; none: they and their objects go away."""
+        with self._news:
+            self.custom = {f"{plural}.{ISTIO}": list(versions) for plural in PLURALS.values()} if versions else {}
+            for path in [path for path in self.objects if ISTIO in path]:
+                for name in list(self.objects[path]):
+                    self._tell(path, "DELETED", self.objects[path].pop(name))
+                del self.objects[path]
+            for path in (f"/apis/{ISTIO}/{one}/{plural}" for one in versions for plural in PLURALS.values()):
+                self.objects[path] = {}
+
+    def apply(self, document: Document, version: str = "v1") -> None:
+        """Create or replace an object of Istio's."""
+        self.put(f"/apis/{ISTIO}/{version}/{PLURALS[document['kind']]}", document)
+
+    def remove(self, kind: str, name: str, version: str = "v1") -> None:
+        """Such an object is gone."""
+        self.delete(f"/apis/{ISTIO}/{version}/{PLURALS[kind]}", name)
+
     def forget(self) -> None:
         """Remember no change until now: whoever watches from before is told 410."""
         with self._news:
@@ -71,6 +93,9 @@ class Cluster(ApiServer):
         """Answer a list or a watch; False for any other request."""
         url = urlsplit(handler.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if url.path.startswith(DEFINITIONS):
+            self._definition(handler, url.path.rpartition("/")[2])
+            return True
         if url.path not in self.objects or "fieldSelector" in query:
             return False
         self.asked.append(handler.path)
@@ -81,6 +106,15 @@ class Cluster(ApiServer):
         else:
             self._list(handler, url.path, query)
         return True
+
+    def _definition(self, handler: BaseHTTPRequestHandler, name: str) -> None:
+        if self.down:
+            _whole(handler, 503, {"kind": "Status", "code": 503})
+        elif name not in self.custom:
+            _whole(handler, 404, {"kind": "Status", "code": 404})
+        else:
+            served = [{"name": one, "served": True, "storage": one == "v1"} for one in self.custom[name]]
+            _whole(handler, 200, {"kind": "CustomResourceDefinition", "spec": {"versions": served}})
 
     def _list(self, handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
         with self._news:

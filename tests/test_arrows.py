@@ -25,10 +25,11 @@ ARROWS = {
     "kernel": {"core"},
     "wire": set[str](),
     "identity": {"core", "kernel", "wire"},
-    "control": {"core", "kernel", "wire"},
+    "kube": {"core"},
+    "control": {"core", "kernel", "wire", "kube"},
     "admin": {"core", "kernel"},
     "proxy": {"core", "kernel", "identity"},  # TLS contexts are made where credentials are kept
-    "gateway": {"core", "kernel", "identity", "proxy"},
+    "gateway": {"core", "kernel", "identity", "proxy", "kube"},
     "world": {"core", "kernel"},
     "demo": {"world", "core", "kernel"},
     "bench": {"world", "core", "kernel"},
@@ -42,7 +43,7 @@ BANNED = {
         *("threading", "multiprocessing", "concurrent", "queue", "time", "sched", "random", "secrets", "uuid"),
     },
     "kernel": {"asyncio", "ssl", "uvloop"},
-    **{room: {"pyroute2", "ctypes", "fcntl"} for room in ("identity", "control", "admin", "proxy", "gateway")},
+    **{room: {"pyroute2", "ctypes", "fcntl"} for room in ("identity", "kube", "control", "admin", "proxy", "gateway")},
 }
 PROCESS = {"argv", "environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 

@@ -206,7 +206,7 @@ def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path) -> None:
         (["/nowhere.yaml"], "/nowhere.yaml: No such file or directory"),
         ([1], "sidecar.yaml: policies[0]: 1: expected a file or a folder"),
         ([""], "policies[0]: '': expected a file or a folder"),
-        ({"dir": "a"}, "policies: {'dir': 'a'}: expected a list"),
+        ({"dir": "a"}, "policies.dir: unknown field"),
     ],
 )
 def test_a_place_that_cannot_be_read_is_an_error(tmp_path: Path, policies: Any, said: str) -> None:

@@ -129,7 +129,7 @@ def test_every_field_is_read() -> None:
         gid=1001,
         workload=Workload("shop", {"app": "web"}, "mesh"),
         policies=("/policies", "/more/one.yaml"),
-        modes_said="inbound.mode",
+        mode_said=True,
     )
 
 
@@ -447,3 +447,39 @@ def test_a_directory_is_an_address_and_what_its_certificate_says() -> None:
 def test_a_directory_that_cannot_be_dialled_is_refused_by_name(section: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         Config.parse({"directory": section})
+
+
+# policies
+
+ASKED = {"address": "tproxy-control.tproxy-system.svc:15013"}
+
+
+def test_policies_come_from_files_from_control_or_from_both() -> None:
+    def policies(section: Any) -> tuple[tuple[str, ...], bool]:
+        found = Config.parse({"policies": section, "directory": ASKED})
+        return found.policies, found.follows
+
+    assert policies(["/policies"]) == policies({"files": ["/policies"]}) == (("/policies",), False)
+    assert policies({"control": True}) == ((), True)
+    assert policies({"control": True, "files": "/a,/b"}) == (("/a", "/b"), True)
+    assert policies(None) == policies({}) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"policies": {"control": True}}, "policies.control: True: needs the section directory"),
+        ({"policies": {"control": "yes"}, "directory": ASKED}, "policies.control: 'yes': expected true or false"),
+        ({"policies": {"contrl": True}}, "policies.contrl: unknown field; did you mean 'control'?"),
+        (
+            {"policies": {"control": True}, "directory": ASKED, "workload": {"rootNamespace": "mesh"}},
+            "workload.rootNamespace: 'mesh': stands beside policies.control",
+        ),
+        (
+            {"workload": {"labels": {"app": "web"}, "labelsFile": "/labels"}},
+            "workload.labelsFile: '/labels': stands beside labels",
+        ),
+    ],
+)
+def test_policies_that_contradict_something_are_refused_by_name(data: dict[str, Any], sentence: str) -> None:
+    assert fault(data).startswith(f"sidecar.yaml: {sentence}")

@@ -76,9 +76,33 @@ def test_a_sidecar_with_certificates_of_another_authority_may_be_of_another_trus
         found.settled("ours", True)
 
 
+def test_sidecars_that_can_ask_us_get_their_policies_from_us_unless_the_settings_say_otherwise() -> None:
+    asks = {"address": "tproxy-control.tproxy-system.svc:15013"}
+    theirs = {"workloadApi": {"socket": "unix:///x"}}
+
+    def policies(told: bool, **config: Any) -> Any:
+        found = Control.parse({"injection": {"config": config}}).webhook
+        assert found
+        return found.settled("ours", True, told).config.get("policies")
+
+    assert policies(True, directory=asks) == {"control": True}
+    assert policies(False, directory=asks) is None
+    assert policies(True) is None
+    assert policies(True, directory=asks, identity=theirs) is None
+    assert policies(True, directory=asks, policies=["/policies"]) == ["/policies"]
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
+        (
+            {"policies": {}, "kubernetes": {}},
+            "policies: needs the section directory: policies are told on its port",
+        ),
+        (
+            {"policies": {"rootNamespace": "a/b"}, "directory": {}, "kubernetes": {}},
+            "policies.rootNamespace: 'a/b': is no name in Kubernetes",
+        ),
         ({"maxTTL": "1h"}, "maxTTL: unknown field; did you mean 'maxTtl'?"),
         ({"maxTtl": "1y"}, "maxTtl: '1y': expected a time"),
         ({"names": ["UPPER"]}, "names[0]: 'UPPER': expected a DNS name in lower case"),

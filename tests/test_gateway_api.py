@@ -17,7 +17,6 @@ from tproxy.core.routes import (
     HttpListener,
     Listener,
     Passthrough,
-    Table,
     TcpListener,
     Terminate,
     TlsListener,
@@ -29,6 +28,7 @@ from tproxy.gateway.compile import Loaded, compile_table
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.site import Site
 
 NS = "gateway-conformance-infra"
 SUITE = Path(os.environ.get("TPROXY_GATEWAY_API") or Path(__file__).parents[2] / "shared" / "gateway-api")
@@ -200,7 +200,7 @@ def test_a_grant_permits_what_it_names_and_nothing_else() -> None:
         ([listener("a", "TCP"), listener("b", "TLS")], "b", "Conflicted", "ProtocolConflict"),
         ([listener("a", "TLS"), listener("b", "TLS")], "a", "Conflicted", "HostnameConflict"),
         ([listener("a", "TLS", allowedRoutes={"kinds": [{"kind": "X"}]})], "a", "ResolvedRefs", "InvalidRouteKinds"),
-        ([listener("a", "TLS", tls={"certificateRefs": [{"name": "cert"}]})], "a", "Accepted", "UnsupportedValue"),
+        ([listener("a", "TLS", tls={"mode": "Terminate"})], "a", "ResolvedRefs", "InvalidCertificateRef"),
         (
             [listener("a", "HTTPS", tls={"certificateRefs": [{"name": "c", "namespace": "other"}]})],
             "a",
@@ -302,9 +302,9 @@ def suite(*names: str) -> tuple[dict[str, TlsListener | TcpListener], Loaded]:
     objects += list(_endpoints(objects))
     findings = Findings()
     own = {f"{each.namespace}/{each.name}": each.name for each in objects if each.kind == "Gateway"}
-    found, statuses = gatewayapi.listeners(objects, Registry(objects, findings), findings, None, own)
-    served = {bind[0]: each for bind, each in found.items() if isinstance(each, TlsListener | TcpListener)}
-    return served, Loaded(Table(found), tuple(findings.found), statuses)
+    found, statuses = gatewayapi.tables(objects, Registry(objects, findings), findings, Site(binds=own))
+    served = {bind[0]: each for bind, each in found.listeners.items() if isinstance(each, TlsListener | TcpListener)}
+    return served, Loaded(found, tuple(findings.found), statuses)
 
 
 def _endpoints(objects: list[Object]) -> Iterator[Object]:
@@ -339,59 +339,6 @@ def test_tls_route_hostname_intersection() -> None:
     ):
         assert answer(found, name) == f"{NS}/{expected}:443"
     assert {answer(found, "non.matching.org") for found in (one, two, three, four)} == {"no_route"}
-
-
-@pytest.mark.parametrize(
-    ("manifest", "title", "condition", "why", "section"),
-    [
-        (
-            "tlsroute-listener-terminate-not-supported",
-            "Gateway {}/gateway-tlsroute-terminate-unsupported",
-            "Accepted",
-            "UnsupportedValue",
-            "tls-terminate",
-        ),
-        (
-            "tlsroute-invalid-no-matching-listener",
-            "TLSRoute {}/tlsroute-not-allowed-protocol-http",
-            "Accepted",
-            "NotAllowedByListeners",
-            "",
-        ),
-        (
-            "tlsroute-invalid-no-matching-listener",
-            "TLSRoute {}/tlsroute-no-matching-section-name",
-            "Accepted",
-            "NoMatchingParent",
-            "",
-        ),
-        (
-            "tcproute-invalid-backendref-nonexistent",
-            "TCPRoute {}/tcp-route-invalid-backend-ref-nonexistent",
-            "ResolvedRefs",
-            "BackendNotFound",
-            "",
-        ),
-        ("tcproute-invalid-non-tcp-listener", "TCPRoute {}/tcp-route", "Accepted", "NotAllowedByListeners", ""),
-        (
-            "gateway-invalid-route-kind",
-            "Gateway {}/gateway-only-invalid-route-kind",
-            "ResolvedRefs",
-            "InvalidRouteKinds",
-            "http",
-        ),
-        (
-            "gateway-invalid-route-kind",
-            "Gateway {}/gateway-supported-and-invalid-route-kind",
-            "ResolvedRefs",
-            "InvalidRouteKinds",
-            "http",
-        ),
-    ],
-)
-def test_conformance_of_statuses(manifest: str, title: str, condition: str, why: str, section: str) -> None:
-    _, loaded = suite(manifest)
-    assert reason(loaded, title.format(NS), condition, section) == ("False", why)
 
 
 @pytest.mark.parametrize(

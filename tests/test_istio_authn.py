@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.istio import auth, peer, settled
+from tests.istio import peer, settled
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
@@ -140,11 +140,36 @@ def test_an_object_that_does_nothing_is_told_of() -> None:
     )
 
 
-@pytest.mark.parametrize("inbound", [{"mode": "strict"}, {"ports": {80: "strict"}}])
-def test_modes_in_the_configuration_and_in_objects_are_a_contradiction(inbound: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"inbound\.(mode|ports): stands beside PeerAuthentication shop/default"):
-        settled(peer("{}"), inbound=inbound)
-    assert settled(peer("{}", "data/default"), auth("rules: [{}]"), inbound=inbound).mode is Mode.STRICT
+@pytest.mark.parametrize(
+    ("inbound", "said", "modes"),
+    [
+        ({"mode": "strict"}, "PERMISSIVE", "strict strict"),
+        ({"mode": "permissive"}, "STRICT", "strict strict"),
+        ({"mode": "permissive"}, "DISABLE", "permissive permissive"),
+        ({"mode": "permissive"}, "UNSET", "permissive permissive"),
+        ({"ports": {8080: "strict"}}, "PERMISSIVE", "permissive strict"),
+        ({"ports": {8080: "permissive"}}, "STRICT", "strict strict"),
+        ({"ports": {8080: "permissive"}}, "UNSET", "strict permissive"),
+        ({"mode": "strict", "ports": {8080: "disable"}}, "PERMISSIVE", "strict permissive"),
+    ],
+)
+def test_where_the_configuration_and_an_object_set_a_mode_the_stricter_holds(
+    inbound: dict[str, Any], said: str, modes: str
+) -> None:
+    config = settled(peer(mtls(said)), inbound=inbound)
+    assert f"{config.mode_of(80)} {config.mode_of(8080)}" == modes
+
+
+def test_an_object_that_would_open_what_the_configuration_closes_is_told_of() -> None:
+    config = settled(peer(mtls("DISABLE")), inbound={"mode": "strict", "ports": {8080: "permissive"}})
+    assert config.mode_rule(80) == "mode strict of inbound.mode"
+    assert config.mode_rule(8080) == "mode permissive of inbound.ports.8080"
+    assert config.settled is not None
+    assert config.settled.remarks == (
+        "PeerAuthentication shop/default does not open what inbound.mode closes: disable is asked for, strict holds",
+        "PeerAuthentication shop/default does not open what inbound.ports.8080 closes: disable is asked for,"
+        " permissive holds",
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -14,13 +15,29 @@ from tproxy.core.config import Config
 from tproxy.core.directory import Entries
 from tproxy.core.identity import IdPattern, Snapshot
 from tproxy.core.plaintext import Plaintext, Talk
+from tproxy.core.told import Told
 from tproxy.core.x509 import Malformed, leaf_facts
 
 
-def config_dump(config: Config, snapshot: Snapshot, directory: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Config, identity and how the directory does, in plain types; sets are sorted so that two dumps compare."""
+def config_dump(config: Config, snapshot: Snapshot) -> dict[str, Any]:
+    """Config and identity in plain types; sets are sorted so that two dumps compare."""
     identity = {**_svid(snapshot), "trust_domains": sorted(snapshot.bundles)}
-    return {"config": _plain(config), "identity": identity, "directory": directory}
+    return {"config": _plain(config), "identity": identity, "configs": [_listeners(config)]}
+
+
+def _listeners(config: Config) -> dict[str, Any]:
+    """Ports of egress rules where Envoy's /config_dump has listeners, so that people's jq lines find them."""
+    ports = sorted({port for rule in config.egress_routes.rules for port in rule.ports})
+    names = ("tproxy.egress_routes", "envoy.filters.network.tcp_proxy")
+    filters = [{"name": name} for name in names]
+    listeners = [
+        {
+            "name": f"0.0.0.0_{port}",
+            "active_state": {"listener": {"name": f"0.0.0.0_{port}", "filter_chains": [{"filters": filters}]}},
+        }
+        for port in ports
+    ]
+    return {"@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", "dynamic_listeners": listeners}
 
 
 def directory_dump(status: Mapping[str, Any], entries: Entries) -> dict[str, Any]:
@@ -45,6 +62,15 @@ def plaintext_dump(book: Plaintext, still_open: Mapping[Talk, int], config: Conf
     ]
     modes = {"": config.mode.value, **{str(port): mode.value for port, mode in config.port_modes.items()}}
     return {"modes": modes, "egress": config.egress.value, "forgotten": book.forgotten, "rows": rows}
+
+
+def policies_dump(status: Mapping[str, Any], held: Told | None) -> dict[str, Any]:
+    """The set that is in force, as control told it: what ``tproxy policy explain`` reads."""
+    if held is None:
+        return {"status": dict(status)}
+    objects = [json.loads(one) for one in held.objects]
+    told = {"version": held.version, "namespace": held.namespace, "root": held.root, "objects": objects}
+    return {"status": dict(status), "held": told}
 
 
 def identity_dump(status: Mapping[str, Any], snapshot: Snapshot | None) -> dict[str, Any]:

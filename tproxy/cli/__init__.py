@@ -30,6 +30,7 @@ VERBS = (
     "control",
     "inject",
     "gateway",
+    "forward",
     "wait",
     "demo",
     "bench",
@@ -45,6 +46,7 @@ EXAMPLES = """examples:
   tproxy check --config sidecar.yaml          why does it not work?
   tproxy inject -f app.yaml | kubectl apply -f -
   tproxy gateway run --config DIR             let the outside in, by SNI and port
+  tproxy forward run TCP-LISTEN:443,fork,reuseaddr TCP:10.0.0.1:32653
 
 exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
 

@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tproxy.admin.http import Answer
 from tproxy.admin.http import serve as serve_pages
-from tproxy.control import rotation
+from tproxy.control import rotation, streams
 from tproxy.control.authenticate import Door
 from tproxy.control.authority import utc_now
 from tproxy.control.config import Control
@@ -28,6 +28,7 @@ from tproxy.control.injector import Injector
 from tproxy.control.issuer import Issuer, Made
 from tproxy.control.ledger import Ledger
 from tproxy.control.metrics import Metrics
+from tproxy.control.policies import Policies
 from tproxy.control.record import Issued, Line, as_json, text
 from tproxy.control.service import Service
 from tproxy.control.serving import Serving
@@ -51,7 +52,13 @@ class _Parts:
     service: Service
     metrics: Metrics
     directory: Directory | None
+    policies: Policies | None
     injector: Injector | None
+
+    @property
+    def told(self) -> list[Directory | Policies]:
+        """What sidecars follow."""
+        return [one for one in (self.directory, self.policies) if one is not None]
 
 
 async def serve(config: Control, form: str) -> int:
@@ -63,9 +70,9 @@ async def serve(config: Control, form: str) -> int:
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
+    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     if parts.injector is not None:
         await parts.injector.start(config.address or any_host(), stopping.set)
-    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     await server.start()
     following = await _follow(parts, teller, stopping)
     pages = await _pages(parts, door, stopping)
@@ -124,34 +131,52 @@ def _parts(config: Control, form: str) -> _Parts:
     if directory is not None:
         gauges: dict[str, Callable[[], float]] = {
             "entries": lambda: directory.entries,
-            "streams": lambda: directory.open_streams,
+            "streams": lambda: directory.streams.running,
             "version": lambda: directory.feed.version.number,
             "failures": directory.failures,
         }
         metrics.watch_directory(gauges)
+    policies = Policies(config, domain, finished) if config.policies is not None else None
+    if policies is not None:
+        metrics.watch_policies(
+            {
+                "objects": lambda: len(policies.shelf),
+                "invalid": lambda: len(policies.shelf.invalid),
+                "streams": lambda: policies.streams.running,
+                "failures": policies.failures,
+            }
+        )
     injector = None
     if config.webhook is not None:
         injector = Injector(config, config.webhook, issuer, serving, finished, metrics.current)
-    return _Parts(issuer, ledger, serving, service, metrics, directory, injector)
+    return _Parts(issuer, ledger, serving, service, metrics, directory, policies, injector)
 
 
 def _teller(parts: _Parts, config: Control) -> grpc.aio.Server | None:
-    """The directory's server, if there is one."""
-    if parts.directory is None or config.directory is None:
+    """The server of what sidecars follow, if there is one."""
+    settings = config.directory
+    if settings is None or not parts.told:
         return None
+    methods = [one.streams for one in parts.told]
     try:
-        return parts.directory.listen(parts.serving.credentials(mutual=True))
+        return streams.listen(config, settings.port, settings.streams, methods, parts.serving.credentials(mutual=True))
     except RuntimeError as error:
         why = "cannot be listened on: is another server running, or is the address not ours?"
-        raise ConfigError("configuration", "directory.port", why, config.directory.port) from error
+        raise ConfigError("configuration", "directory.port", why, settings.port) from error
 
 
 async def _follow(parts: _Parts, teller: grpc.aio.Server | None, stopping: asyncio.Event) -> asyncio.Task[None] | None:
-    """Tell the directory, and follow what it lives from."""
-    if parts.directory is None or teller is None:
+    """Tell what sidecars follow, and follow what it lives from."""
+    if teller is None:
         return None
     await teller.start()
-    following = asyncio.create_task(parts.directory.run())
+
+    async def follow() -> None:
+        async with asyncio.TaskGroup() as group:
+            for one in parts.told:
+                group.create_task(one.run())
+
+    following = asyncio.create_task(follow())
     following.add_done_callback(lambda _: stopping.set())  # as with the watch below
     return following
 
@@ -203,6 +228,8 @@ async def _pages(parts: _Parts, door: socket.socket, stopping: asyncio.Event) ->
             return Answer.text("the signing certificate has ended", 503)
         if parts.directory is not None and (why := parts.directory.not_ready()):
             return Answer.text(f"the directory waits: {why}", 503)
+        if parts.policies is not None and (why := parts.policies.not_ready()):
+            return Answer.text(f"policies wait: {why}", 503)
         return Answer.text("ready")
 
     def metrics() -> Answer:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 from tproxy.cli import Verbs
+from tproxy.cli.gateway_kubernetes import add_options
 from tproxy.cli.gateway_show import SHOWN, check, explain, routes
 from tproxy.cli.log import add_log_options
 
 EXAMPLES = """examples:
   tproxy gateway check conf/                                 errors and warnings with file, line and field
   tproxy gateway run --config conf/                          serve; changed files are taken up at once
+  tproxy gateway run --kubernetes --publish-service ns/name  read a cluster's objects, write their statuses back
   tproxy gateway run --config conf/ --proxy-from 10.0.0.0/8  behind a load balancer that speaks PROXY protocol
   tproxy gateway routes --config conf/
   tproxy gateway explain --config conf/ --sni shop.example.com
@@ -35,6 +37,7 @@ def register(verbs: Verbs) -> None:
     actions = top.add_subparsers(dest="action", metavar="ACTION", required=True)
     run_parser = actions.add_parser("run", help="serve until SIGTERM")
     _add_source(run_parser)
+    add_options(run_parser)
     add_log_options(run_parser)
     _add_settings(run_parser)
     run_parser.set_defaults(run=run)

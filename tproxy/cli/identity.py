@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from tproxy.cli import Verbs
-from tproxy.cli.words import ago, asked, span, when
+from tproxy.cli.ask import page
+from tproxy.cli.words import ago, span, when
 from tproxy.core.config import Ports
 from tproxy.core.renewal import is_short
 
@@ -18,7 +19,8 @@ EXAMPLES = """examples:
   kubectl exec POD -c tproxy-sidecar -- tproxy identity
   tproxy identity --json | jq .svid.not_after
 
-exit codes: 0 all is well, 1 no credentials, or they end soon or the last renewal failed, 2 nobody answers"""
+exit codes: 0 all is well, 1 no credentials, or they end soon, the last renewal failed, or policies are not in force,
+2 nobody answers"""
 RED, YELLOW = "31", "33"
 
 
@@ -38,7 +40,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the sidecar of this pod."""
-    found = asked(args.port, "/identity")
+    found = page(args.port, "/identity", "--port")
     faults = troubles(found, time.time())
     if args.json:
         print(json.dumps(found, indent=2))
@@ -64,6 +66,10 @@ def lines(found: dict[str, Any], now: float) -> list[tuple[str, str]]:
         ]
     if found.get("crls"):
         shown.append(("CRLs", str(found["crls"])))
+    if told := found.get("policies"):
+        in_force = f"{told['objects']} objects, version {told['in_force']}" if told["in_force"] else "none yet"
+        away = "" if told["connected"] else f"; control is away: {told['error'] or 'nothing came yet'}"
+        shown.append(("policies", in_force + away))
     if status["error"]:
         shown.append(("last error", f"{ago(status['failed'], now)}: {status['error']}"))
     return shown
@@ -79,6 +85,11 @@ def troubles(found: dict[str, Any], now: float) -> list[str]:
         faults.append("less than a third of the certificate's life is left: renewal is overdue")
     if status["failures"]:
         faults.append(f"the last {status['failures']} renewals failed")
+    told = found.get("policies") or {}
+    if told.get("refused"):
+        faults.append(f"the newest policies are not in force: {told['refused']}")
+    if told and not told["in_force"]:
+        faults.append("no policies have come from control: nobody is let in")
     return faults
 
 

@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from tproxy.cli import Verbs
-from tproxy.cli.words import ago, asked
+from tproxy.cli.ask import page
+from tproxy.cli.words import ago
 from tproxy.core.config import Ports
 
 EXAMPLES = """examples:
@@ -37,7 +38,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the sidecar of this pod."""
-    found, now = asked(args.port, "/plaintext"), time.time()
+    found, now = page(args.port, "/plaintext", "--port"), time.time()
     rows = [row for row in found.get("rows", []) if row["open"] or now - row["last"] <= args.since]
     if args.json:
         print(json.dumps({**found, "rows": rows}, indent=2))

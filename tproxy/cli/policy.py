@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TypeVar
 
-from tproxy.cli import Verbs
-from tproxy.cli.source import read
+from tproxy.cli import Verbs, policy_egress
+from tproxy.cli.ask import page
+from tproxy.cli.source import add_config_option, config_of, labelled
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.conditions import Attribute
 from tproxy.core.config import Config, parse_port
-from tproxy.core.effective import settle
+from tproxy.core.effective import settle, with_set
 from tproxy.core.explain import Explanation, asks_for, explain
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
+from tproxy.core.told import Told
 
 T = TypeVar("T")
 EXAMPLES = """examples:
   tproxy policy explain --config sidecar.yaml --from spiffe://cluster.local/ns/shop/sa/web --port 80
   tproxy policy explain --config sidecar.yaml --from 10.0.0.7 --port 80      a caller without identity: plaintext
   tproxy policy explain --config sidecar.yaml --from spiffe://... --from 10.0.0.7 --port 80 --json | jq .rule
+  kubectl exec POD -c tproxy-sidecar -- tproxy policy explain --from spiffe://... --port 80
+
+Policies of control (policies: {control: true}) are asked of the sidecar that runs in this pod.
+
 
 exit codes: 0 allowed, 1 denied, 2 bad input"""
 _UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
@@ -31,14 +38,16 @@ _UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
 def register(verbs: Verbs) -> None:
     """Add the verb."""
     top = verbs.add_parser("policy", help="who may call, and which rule says so", description=__doc__)
-    parser = top.add_subparsers(dest="what", metavar="WHAT", required=True).add_parser(
+    actions = top.add_subparsers(dest="what", metavar="WHAT", required=True)
+    policy_egress.register(actions)
+    parser = actions.add_parser(
         "explain",
         help="may this caller call this port, and why?",
         description="Say which object decides about a caller, why, and which came close. Touches nothing.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", required=True, help="YAML of this pod's sidecar")
+    add_config_option(parser)
     parser.add_argument(
         "--from",
         dest="callers",
@@ -56,7 +65,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain; the exit code is the answer."""
-    config = _settled(read(args.config), args.namespace)
+    config = _settled(_with_told(labelled(config_of(args))), args.namespace)
     port = _parsed("--port", args.port, parse_port)
     peer, source = _caller(args.callers)
     target = _parsed("--to", args.to, parse_address) if args.to else None
@@ -66,6 +75,20 @@ def run(args: argparse.Namespace) -> int:
     found = replace(found, why=found.why.replace(str(_UNKNOWN), "whatever address"))
     print(json.dumps(asdict(found), indent=2) if args.json else text(found))
     return 0 if found.allowed else 1
+
+
+def _with_told(config: Config) -> Config:
+    """The policies of control are those that the running sidecar has."""
+    if not config.follows:
+        return config
+    answer = page(config.ports.admin, "/policies", "ports.admin")
+    if refused := answer.get("status", {}).get("refused"):
+        print(f"control has told a newer set, which is not in force: {refused}", file=sys.stderr)
+    held = answer.get("held")
+    if held is None:
+        return config
+    objects = tuple(json.dumps(one).encode() for one in held["objects"])
+    return with_set(config, Told(held["version"], held["namespace"], held["root"], objects))
 
 
 def text(found: Explanation) -> str:
@@ -87,7 +110,7 @@ def text(found: Explanation) -> str:
 
 
 def _settled(config: Config, namespace: str | None) -> Config:
-    if config.manifests and config.settled is None and not namespace:
+    if config.manifests and config.settled is None and not (namespace or config.workload.namespace):
         raise ConfigError("command line", "--namespace", "is missing: the configuration does not say it")
     named = replace(config, workload=replace(config.workload, namespace=namespace)) if namespace else config
     return settle(named, None)

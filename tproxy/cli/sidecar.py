@@ -8,15 +8,13 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, record_writer, start_logging
-from tproxy.cli.source import add_config_option, config_of
+from tproxy.cli.source import add_config_option, config_of, labelled, routed
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.directory import Entry
 from tproxy.core.fields import ConfigError
@@ -25,15 +23,14 @@ from tproxy.core.plaintext import Plaintext, Talk
 from tproxy.core.settings import WorkloadApi
 
 if TYPE_CHECKING:
-    from tproxy.admin.http import Pages
     from tproxy.admin.metrics import Metrics
     from tproxy.admin.probes import Probes
+    from tproxy.cli.sidecar_pages import Parts
     from tproxy.core.record import Record
     from tproxy.identity.directory import Directory
+    from tproxy.identity.policies import Policies
     from tproxy.kernel.sockmap import Shortcut
-    from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import State
-    from tproxy.proxy.sidecar import Sidecar
 
 log = logging.getLogger("tproxy")
 EXAMPLES = """examples:
@@ -75,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tproxy.admin import dump, http, metrics  # noqa: F401
     from tproxy.admin.probes import Probes
+    from tproxy.cli import sidecar_pages  # noqa: F401
     from tproxy.core.inject import checks
     from tproxy.core.inject.probes import PROBERS
     from tproxy.identity import open as sources
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     sources.preflight(config.identity, config.trust_domain, config.trust)
     probes = Probes(checks.parse(os.environ.get(PROBERS) or "{}", PROBERS))
     if config.directory is not None:
-        from tproxy.identity import directory  # noqa: F401  # gRPC costs memory
+        from tproxy.identity import directory, policies  # noqa: F401  # gRPC costs memory
     gc.freeze()  # what start-up made lives for ever: leave it out of every later collection
     gc.set_threshold(50_000, 20, 100)
     privileges.raise_open_files()
@@ -121,7 +119,7 @@ def _shortcut(config: Config) -> Shortcut | None:
 
 def effective(args: argparse.Namespace) -> Config:
     """The file's Config with the options laid over it."""
-    config = config_of(args)
+    config = routed(labelled(config_of(args)))
     ports = replace(
         config.ports,
         egress=_port(args.egress_port, "-tcp-port", config.ports.egress),
@@ -164,6 +162,7 @@ def _port(text: str | None, option: str, default: int) -> int:
 async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | None, probes: Probes) -> int:
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
+    from tproxy.cli.sidecar_pages import Parts
     from tproxy.proxy.generations import Generations
     from tproxy.proxy.side import no_directory
     from tproxy.proxy.sidecar import Sidecar
@@ -177,8 +176,8 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     def taken(state: State) -> None:
         metrics.loaded(state.contexts.snapshot)
         sidecar.take(state)
-        if directory is not None:
-            directory.renewed(state.contexts.snapshot)
+        for one in told:
+            one.renewed(state.contexts.snapshot)
 
     def bare(talk: Talk) -> None:
         entry = directory.find(talk.peer) if directory else None
@@ -186,19 +185,21 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
         book.add(talk, name, time.time())
         metrics.bare(talk.direction, name or "unknown")
 
-    book, directory = Plaintext(), _directory(config, metrics)
+    book, directory, policies = Plaintext(), _directory(config, metrics), _policies(config, metrics)
+    told: list[Directory | Policies] = [one for one in (directory, policies) if one is not None]
     sidecar = Sidecar(finished, shortcut, directory.find if directory else no_directory, bare)
-    generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused)
+    generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused, policies)
+    parts = Parts(sidecar, generations, metrics, book, directory, policies)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
+    metrics.watch_routers(sidecar.routers_up)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, generations.reload)
-    pages = _pages(config, sidecar, generations, metrics, directory, book)
-    servers = [await serve(sock, shown, probes) for sock, shown in pages]
-    carrying = asyncio.create_task(_carry(sidecar, generations, metrics, directory))
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((carrying, told), return_when=asyncio.FIRST_COMPLETED)
+    servers = [await serve(sock, pages, probes) for sock, pages in parts.pages(config)]
+    carrying = asyncio.create_task(_carry(parts))
+    ending = asyncio.create_task(stopping.wait())
+    await asyncio.wait((carrying, ending), return_when=asyncio.FIRST_COMPLETED)
     if carrying.done():
         carrying.result()
     log.info("stopping: %d connections have %g s to finish", sidecar.open_connections(), config.limits.drain)
@@ -210,18 +211,22 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     return 0
 
 
-async def _carry(sidecar: Sidecar, generations: Generations, metrics: Metrics, directory: Directory | None) -> None:
+async def _carry(parts: Parts) -> None:
     """From the first credentials on, for ever. Until then nothing listens, and the capture rules refuse."""
+    sidecar, generations = parts.sidecar, parts.generations
     try:
         state = await generations.first()
-        metrics.loaded(state.contexts.snapshot)
+        parts.metrics.loaded(state.contexts.snapshot)
         sidecar.start(state)
         ports = state.config.ports
         log.info("ready: %s, egress %d, ingress %d, uid %d", state.own, ports.egress, ports.ingress, os.geteuid())
-        work = [generations.run(), sidecar.sweep()]
-        if directory is not None:
-            directory.renewed(state.contexts.snapshot)
-            work.append(directory.run(sidecar.moved))
+        work = [generations.run(), sidecar.sweep(), sidecar.watch_routers()]
+        if parts.directory is not None:
+            parts.directory.renewed(state.contexts.snapshot)
+            work.append(parts.directory.run(sidecar.moved))
+        if parts.policies is not None:
+            parts.policies.renewed(state.contexts.snapshot)
+            work.append(parts.policies.run())
         await asyncio.gather(*work)
     finally:
         generations.stop()
@@ -239,47 +244,15 @@ def _directory(config: Config, metrics: Metrics) -> Directory | None:
     return made
 
 
-def _pages(
-    config: Config,
-    sidecar: Sidecar,
-    generations: Generations,
-    metrics: Metrics,
-    directory: Directory | None,
-    book: Plaintext,
-) -> list[tuple[socket.socket, Pages]]:
-    """What the three ports answer; the first is for this pod only."""
-    from tproxy.admin import dump
-    from tproxy.admin.http import Answer
-    from tproxy.kernel.sock import any_host, plain_listener
+def _policies(config: Config, metrics: Metrics) -> Policies | None:
+    """Where control is to tell them."""
+    if not config.follows or config.directory is None:
+        return None
+    from tproxy.identity.policies import Policies  # gRPC costs memory
 
-    def ready() -> Answer:
-        why = sidecar.not_ready()
-        error = generations.status.error if why else ""
-        why = why or (directory.not_ready() if directory else "")
-        return Answer.text(": ".join(filter(None, (why, error))), 503) if why else Answer.text("ready")
-
-    def whole() -> Answer:
-        state = sidecar.state
-        others = asdict(directory.status) if directory else None
-        return Answer.json(dump.config_dump(state.config, state.contexts.snapshot, others) if state else {})
-
-    def others() -> Answer:
-        return Answer.json(dump.directory_dump(asdict(directory.status), directory.entries) if directory else {})
-
-    def identity() -> Answer:
-        state = sidecar.state
-        return Answer.json(dump.identity_dump(asdict(generations.status), state.contexts.snapshot if state else None))
-
-    def plaintext() -> Answer:
-        state = sidecar.state
-        return Answer.json(dump.plaintext_dump(book, sidecar.open_plaintext(), state.config) if state else {})
-
-    ports = config.ports
-    health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
-    scrape = {"/metrics": metrics.page, **health}
-    admin = {"/config_dump": whole, "/identity": identity, "/directory": others, "/plaintext": plaintext, **scrape}
-    return [
-        (plain_listener("127.0.0.1", ports.admin), admin),
-        (plain_listener(any_host(), ports.metrics), scrape),
-        (plain_listener(any_host(), ports.ready), health),
-    ]
+    made = Policies(config.directory, config.trust_domain)
+    status = made.status
+    metrics.watch_policies(
+        lambda: status.objects, lambda: status.updated, lambda: status.failures, lambda: bool(status.refused)
+    )
+    return made

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tproxy.cli.documents import documents, one_yaml, read_text, read_yaml
 from tproxy.core.config import Config
 from tproxy.core.effective import settle
+from tproxy.core.egress_config import parse_routes
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.inject.containers import CONFIG
-from tproxy.core.manifest import Manifest, manifests, policy_paths
+from tproxy.core.manifest import Manifest, manifests, parse_policies
+from tproxy.core.podinfo import pod_labels
 
 _YAML = (".yaml", ".yml", ".json")
 
@@ -24,9 +27,29 @@ def read(path: str) -> Config:
 
 
 def _parsed(data: Any, where: str) -> Config:
-    found = (manifest for place in policy_paths(Fields(data, where)) for manifest in read_manifests(place))
+    found = (manifest for place in parse_policies(Fields(data, where))[0] for manifest in read_manifests(place))
     config = Config.parse(data, where, found)
-    return settle(config, None) if config.workload.namespace else config
+    whole = not config.follows and not config.workload.labels_file
+    return settle(config, None) if whole and config.workload.namespace else config
+
+
+def labelled(config: Config) -> Config:
+    """With the labels of ``workload.labelsFile``, which only the sidecar's container has. ConfigError names it."""
+    path = config.workload.labels_file
+    if not path:
+        return config
+    return replace(config, workload=replace(config.workload, labels=pod_labels(read_text(path), path)))
+
+
+def routed(config: Config) -> Config:
+    """With what stands in ``egressRoutes.file``, which only the sidecar's container has. ConfigError names it."""
+    path = config.egress_routes.file
+    if not path:
+        return config
+    found = parse_routes(Fields(read_yaml(path), path), config.capture)
+    if found.file:
+        raise ConfigError(path, "file", "names a file in turn; the rules themselves stand here", found.file)
+    return replace(config, egress_routes=replace(found, file=path))
 
 
 def read_manifests(place: str) -> Iterator[Manifest]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from tproxy.control.api_server import JSON_PATCH, Api, ApiError, failed
+from tproxy.kube.api_server import JSON_PATCH, Api, ApiError, failed
 
 PATH = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
 TRIES = 4  # others may write at the same moment

@@ -10,31 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from tproxy.control import webhook_config
 from tproxy.control.webhook_config import WebhookConfig
 from tproxy.core.address import Address, parse_address
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
-from tproxy.core.identity import SpiffeId, parse_trust_domain
+from tproxy.core.identity import SpiffeId, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_seconds
+from tproxy.kube.where import SECRETS, SERVER, Kubernetes, parse_api_server
 
-SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"  # where the kubelet mounts a pod's own token
 NAMES = ("istiod.istio-system.svc", "tproxy-control.tproxy-system.svc", "localhost", "127.0.0.1", "::1")
 _DNS = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 Name = str | Address
-
-
-@dataclass(frozen=True, slots=True)
-class Kubernetes:
-    """How the API server is asked who a token is."""
-
-    host: str
-    port: int
-    token_file: str  # read anew for each question
-    ca_file: str
-    check_address: bool  # the caller's address must be the pod's
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +31,13 @@ class Directory:
 
     port: int
     streams: int  # sidecars at once; more are refused
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Telling sidecars Istio's policy objects, on the directory's port."""
+
+    root: str  # the namespace whose objects are for the whole mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +54,7 @@ class Control:
     audience: str
     kubernetes: Kubernetes | None
     directory: Directory | None
+    policies: Policies | None
     join_tokens: bool
     impersonators: frozenset[SpiffeId]
     keep: int  # seconds that an expired certificate stays in the log
@@ -84,6 +80,7 @@ class Control:
             audience=top.text("audience", "istio-ca"),
             kubernetes=_kubernetes(top.inner("kubernetes")) if top.raw("kubernetes") is not None else None,
             directory=_directory(top.inner("directory")) if top.raw("directory") is not None else None,
+            policies=_policies(top.inner("policies")) if top.raw("policies") is not None else None,
             join_tokens=top.flag("joinTokens", True),
             impersonators=frozenset(top.items("impersonators", _id)),
             keep=top.parsed("keep", parse_seconds, "7d"),
@@ -98,6 +95,8 @@ class Control:
             raise top.error("directory", "needs the section kubernetes: pods are read from its API")
         if found.directory is not None and found.directory.port in (found.port, found.health):
             raise top.error("directory.port", "the port is taken by listen", found.directory.port)
+        if found.policies is not None and found.directory is None:
+            raise top.error("policies", "needs the section directory: policies are told on its port")
         if webhook and webhook.port in (found.port, found.health):
             raise top.error("webhook.port", "the port is taken by listen", webhook.port)
         for fields in (listen, limits, top):
@@ -110,7 +109,7 @@ class Control:
 
 
 def _kubernetes(fields: Fields) -> Kubernetes | None:
-    host, port = fields.parsed("apiServer", _api_server, "https://kubernetes.default.svc")
+    host, port = fields.parsed("apiServer", parse_api_server, SERVER)
     found = Kubernetes(
         host=host,
         port=port,
@@ -129,6 +128,14 @@ def _directory(fields: Fields) -> Directory:
     return found
 
 
+def _policies(fields: Fields) -> Policies:
+    found = Policies(fields.text("rootNamespace", "istio-system"))
+    if not is_segment(found.root):
+        raise fields.error("rootNamespace", "is no name in Kubernetes", found.root)
+    fields.finish()
+    return found
+
+
 def parse_name(value: object) -> Name:
     """A DNS name in lower case, or an address."""
     text = value if isinstance(value, str) else ""
@@ -138,17 +145,6 @@ def parse_name(value: object) -> Name:
         if not _DNS.fullmatch(text):
             raise ValueError("expected a DNS name in lower case or an IP address") from None
     return text
-
-
-def _api_server(value: object) -> tuple[str, int]:
-    try:
-        url = urlsplit(value if isinstance(value, str) else "")
-        port = url.port or 443
-    except ValueError:
-        url, port = urlsplit(""), 443
-    if url.scheme != "https" or not url.hostname or url.path.strip("/") or url.query or url.username is not None:
-        raise ValueError("expected https://host or https://host:port, and nothing behind it")
-    return url.hostname, port
 
 
 def _optional_domain(value: object) -> str:

@@ -37,7 +37,7 @@ class Injector:
         if config.kubernetes is not None:
             self._publisher = Publisher(config.kubernetes, what, lambda: issuer.signer.roots, current)
         domain = issuer.signer.trust_domain
-        self._settings = {native: what.settled(domain, native) for native in (True, False)}
+        self._settings = {native: what.settled(domain, native, config.policies is not None) for native in (True, False)}
         self._webhook = Webhook(self._newest, self.settings, self._reviewed)
         self._task: asyncio.Task[None] | None = None
 

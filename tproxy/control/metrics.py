@@ -16,6 +16,12 @@ _DIRECTORY = {
     "version": "Steps since we started.",
     "failures": "Failed questions to the API server in a row.",
 }
+_POLICIES = {
+    "objects": "Policy objects known.",
+    "invalid": "Policy objects that no sidecar can use.",
+    "streams": "Sidecars that follow.",
+    "failures": "Failed questions to the API server in a row.",
+}
 
 
 class Metrics:
@@ -44,8 +50,15 @@ class Metrics:
 
     def watch_directory(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """What the directory counts: name -> how to ask."""
+        self._gauges("directory", _DIRECTORY, gauges)
+
+    def watch_policies(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """What is counted of policies: name -> how to ask."""
+        self._gauges("policies", _POLICIES, gauges)
+
+    def _gauges(self, what: str, texts: Mapping[str, str], gauges: Mapping[str, Callable[[], float]]) -> None:
         for name, ask in gauges.items():
-            Gauge(f"tproxy_directory_{name}", _DIRECTORY[name], registry=self.registry).set_function(ask)
+            Gauge(f"tproxy_{what}_{name}", texts[name], registry=self.registry).set_function(ask)
 
     def count(self, line: Line) -> None:
         """Count one answer."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from tproxy.control.api_server import Api, ApiError, Reply, connected
-from tproxy.control.config import Kubernetes
 from tproxy.control.refusal import Refused, Why
 from tproxy.core.address import Address, parse_address
+from tproxy.kube.api_server import Api, ApiError, Reply, connected
+from tproxy.kube.where import Kubernetes
 
 _USER = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,253}):([a-z0-9.-]{1,253})")
 _JWT = re.compile(r"[\w-]{2,}\.[\w-]{2,}\.[\w-]{2,}")  # RFC 7515, compact

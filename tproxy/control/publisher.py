@@ -12,9 +12,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from tproxy.control import cabundle, rootmaps
-from tproxy.control.api_server import ApiError, Reply, connected
-from tproxy.control.config import Kubernetes
 from tproxy.control.webhook_config import WebhookConfig
+from tproxy.kube.api_server import ApiError, Reply, connected
+from tproxy.kube.where import Kubernetes
 
 log = logging.getLogger("tproxy")
 EVERY = 60.0  # seconds between two looks

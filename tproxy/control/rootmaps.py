@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from tproxy.control.api_server import APPLY_PATCH, ApiError, Reply, connected, failed, text
-from tproxy.control.config import Kubernetes
+from tproxy.kube.api_server import APPLY_PATCH, ApiError, Reply, connected, failed, text
+from tproxy.kube.where import Kubernetes
 
 KEY = "root-cert.pem"
 AT_ONCE = 50  # on one connection, which has five seconds

@@ -32,14 +32,20 @@ class WebhookConfig:
         """The name that API servers dial, and verify."""
         return f"{self.service}.{self.injection.namespace}.svc"
 
-    def settled(self, trust_domain: str, native: bool) -> Injection:
-        """The settings of injection, once the authority and the cluster are known. ConfigError if they disagree."""
+    def settled(self, trust_domain: str, native: bool, told: bool = False) -> Injection:
+        """The settings of injection, once the authority and the cluster are known. ConfigError if they disagree.
+
+        ``told``: whether we tell policies; then sidecars that can ask us do.
+        """
         settings, config = self.injection, self.injection.config
         said = config.get("trustDomain")
         if config.get("identity") is None and not settings.secret and said not in (None, trust_domain):
             why = "sidecars get their certificates from this authority"
             raise ConfigError("configuration", "injection.config.trustDomain", why, said, [trust_domain])
         config = {"trustDomain": trust_domain, **config} if said is None else config
+        known = config.get("identity") is None and not settings.secret and config.get("directory") is not None
+        if told and known and config.get("policies") is None:
+            config = {**config, "policies": {"control": True}}
         return replace(settings, config=config, native=native if self.asks else settings.native)
 
 

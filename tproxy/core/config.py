@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
+from tproxy.core.egress_config import parse_routes
+from tproxy.core.egress_routes import EgressRoutes
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
-from tproxy.core.manifest import Manifest, Workload, distinct, parse_workload, policy_paths
+from tproxy.core.manifest import Manifest, Workload, distinct, parse_policies, parse_workload
 from tproxy.core.policy import Policy, Rule
 from tproxy.core.settings import (
     Bundle,
@@ -66,9 +68,12 @@ class Config:
     gid: int = 1337
     workload: Workload = field(default_factory=Workload)
     policies: tuple[str, ...] = ()  # files and folders
-    manifests: tuple[Manifest, ...] = ()  # what stands in them; core/effective.py makes mode and policy of it
-    modes_said: str = ""  # the field of inbound that sets modes, if one does
+    follows: bool = False  # the policies that control tells, too
+    held: str = ""  # the version of theirs that is among ``manifests``; none: nobody is let in
+    manifests: tuple[Manifest, ...] = ()  # all objects; core/effective.py makes mode and policy of them
+    mode_said: bool = False  # whether inbound.mode is more than the default
     settled: Settled | None = None
+    egress_routes: EgressRoutes = field(default_factory=EgressRoutes)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | None, where: str = "config", manifests: Iterable[Manifest] = ()) -> Config:
@@ -80,8 +85,10 @@ class Config:
         own = _pattern_of(domain, trust)
         mode = Mode(inbound.choice("mode", Mode.STRICT, list(Mode)))
         port_modes = _port_modes(inbound.inner("ports"))
+        policies, follows = parse_policies(top)
         policy = Policy(tuple(_rule(entry, index, domain, own) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
+        capture = _capture(top.inner("capture"))
         config = cls(
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
@@ -92,7 +99,7 @@ class Config:
             mode=mode,
             port_modes=port_modes,
             policy=policy,
-            capture=_capture(top.inner("capture")),
+            capture=capture,
             ports=ports,
             limits=_limits(top.inner("limits")),
             groups=_groups(tls),
@@ -101,10 +108,17 @@ class Config:
             uid=top.integer("uid", 1337, 1, 2**32 - 2),
             gid=top.integer("gid", 1337, 1, 2**32 - 2),
             workload=parse_workload(top.inner("workload")),
-            policies=policy_paths(top),
+            policies=policies,
+            follows=follows,
             manifests=distinct(manifests),
-            modes_said=next((f"inbound.{key}" for key in ("mode", "ports") if inbound.raw(key)), ""),
+            egress_routes=parse_routes(top.inner("egressRoutes"), capture),
+            mode_said=inbound.raw("mode") is not None,
         )
+        if follows and config.directory is None:
+            raise top.error("policies.control", "needs the section directory: control is asked there", True)
+        if follows and top.inner("workload").raw("rootNamespace") is not None:
+            why = "stands beside policies.control: control says it"
+            raise top.error("workload.rootNamespace", why, config.workload.root)
         tls.finish()
         top.finish()
         return config
@@ -115,7 +129,7 @@ class Config:
 
     def mode_rule(self, port: int) -> str:
         """As it stands in records: the mode, and the object that sets it."""
-        origin = self.settled.origin(port in self.port_modes) if self.settled else ""
+        origin = self.settled.origin(port) if self.settled else ""
         return f"mode {self.mode_of(port)}{origin and ' of '}{origin}"
 
     def mesh_rule(self, address: Address) -> MeshRule | None:

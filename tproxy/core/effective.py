@@ -1,24 +1,53 @@
 """What Kubernetes objects make of a Config, once it is known which workload this is.
 
 An object that applies and cannot be read refuses the whole set: at start the sidecar does not start, later the last
-good set keeps serving. Half a set could be more open than either.
+good set keeps serving. Half a set could be more open than either. Where objects and ``inbound`` both set a mode, the
+stricter holds: neither can open what the other closes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from tproxy.core import istio_authn
 from tproxy.core.authorization import Action, Authorization
 from tproxy.core.config import Config, ConfigError
 from tproxy.core.identity import SpiffeId
+from tproxy.core.istio_authn import Modes
 from tproxy.core.istio_policy import Names, authorization
-from tproxy.core.settings import Settled
+from tproxy.core.manifest import Manifest, Workload, distinct
+from tproxy.core.settings import Mode, Settled
+from tproxy.core.told import Told
+
+_NONE_YET = "control has not told which policies there are"
+_OPENNESS = (Mode.STRICT, Mode.PERMISSIVE, Mode.DISABLE)
+
+
+def with_set(config: Config, told: Told | None) -> Config:
+    """The Config of the files, and the objects that control told beside theirs. ConfigError if they contradict."""
+    if not config.follows or told is None:
+        return config
+    workload = config.workload
+    if workload.namespace not in ("", told.namespace):
+        why = f"control tells of {told.namespace}, which is our SVID's: policies of another would be missed"
+        raise ConfigError("configuration", "workload.namespace", why, workload.namespace)
+    return replace(
+        config,
+        workload=replace(workload, namespace=told.namespace, root=told.root),
+        manifests=distinct((*config.manifests, *told.manifests())),
+        held=told.version,
+    )
 
 
 def settle(config: Config, own: SpiffeId | None) -> Config:
     """The Config with the modes and the policy of the objects that apply to our namespace, or that of ``workload``."""
-    if not config.manifests or config.settled is not None:
+    if config.settled is not None:
+        return config
+    if config.follows and not config.held:
+        shut = replace(config.policy, closed=_NONE_YET)
+        return replace(config, policy=shut, mode=Mode.STRICT, port_modes={}, settled=Settled("", _NONE_YET))
+    if not config.manifests:
         return config
     namespace = config.workload.namespace or (own.namespace if own else None)
     if not namespace:
@@ -30,19 +59,50 @@ def settle(config: Config, own: SpiffeId | None) -> Config:
     policies = [(authorization(each, names), each.dry_run) for each in applying if each.kind == "AuthorizationPolicy"]
     objects, trials = (tuple(each for each, dry in policies if dry is trial) for trial in (False, True))
     modes = istio_authn.effective((each for each in applying if each.kind == "PeerAuthentication"), workload)
-    if modes.applying and config.modes_said:
-        both = f"stands beside {', '.join(modes.applying)}: one of them only can set the modes"
-        raise ConfigError("configuration", config.modes_said, both)
-    mode = modes.mode or config.mode
+    made = _moded(config, modes)
+    assert made.settled is not None
+    remarks = (*modes.remarks, *made.settled.remarks, *_audits(objects))
     return replace(
-        config,
+        made,
         policy=replace(config.policy, objects=objects, trials=trials),
-        mode=mode,
-        port_modes={port: own or mode for port, own in modes.ports.items()} if modes.applying else config.port_modes,
-        settled=Settled(namespace, modes.origin, modes.ports_origin, (*modes.remarks, *_audits(objects))),
+        settled=replace(made.settled, namespace=namespace, remarks=remarks),
     )
 
 
-def _audits(objects: tuple[Authorization, ...]) -> tuple[str, ...]:
+def check(manifest: Manifest, names: Names) -> None:
+    """Reads an object whole, whoever it is for. ConfigError is what its workload's sidecar would say."""
+    if manifest.kind == "AuthorizationPolicy":
+        authorization(manifest, names)
+    else:
+        istio_authn.effective((manifest,), Workload(manifest.namespace, manifest.selector))
+
+
+def _moded(config: Config, modes: Modes) -> Config:
+    """The modes, and which object or field set each."""
+    own = config.mode if config.mode_said else None
+    mode, origin, opened = _stricter("mode", own, modes.mode, modes.origin)
+    remarks = [opened]
+    port_modes, origins = dict[int, Mode](), dict[int, str]()
+    for port in {**config.port_modes, **modes.ports}:
+        said = modes.ports.get(port)
+        theirs = (said, modes.ports_origin) if said else (modes.mode, modes.origin)
+        found, origins[port], opened = _stricter(f"ports.{port}", config.port_modes.get(port, own), *theirs)
+        port_modes[port] = found or config.mode
+        remarks.append(opened)
+    told = tuple(dict.fromkeys(filter(None, remarks)))
+    return replace(config, mode=mode or config.mode, port_modes=port_modes, settled=Settled("", origin, origins, told))
+
+
+def _stricter(field: str, ours: Mode | None, theirs: Mode | None, title: str) -> tuple[Mode | None, str, str]:
+    """Which holds, where it comes from, and what to say if an object does less than it seems."""
+    if theirs is None or ours is None:
+        return theirs or ours, title if theirs else "", ""
+    if _OPENNESS.index(ours) >= _OPENNESS.index(theirs):
+        return theirs, title, ""
+    said = f"{title} does not open what inbound.{field} closes: {theirs.value} is asked for, {ours.value} holds"
+    return ours, f"inbound.{field}", said
+
+
+def _audits(objects: Iterable[Authorization]) -> tuple[str, ...]:
     said = "only writes the field audit of records; it denies nobody"
     return tuple(f"AuthorizationPolicy {each.name} {said}" for each in objects if each.action is Action.AUDIT)

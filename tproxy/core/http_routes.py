@@ -13,8 +13,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tproxy.core.hostnames import HostTable
+from tproxy.core.http_filters import NO_FILTERS, NO_TIMEOUTS, Direct, Fault, Filters, Flavour, Retry, Timeouts
+from tproxy.core.http_index import Index
 
 if TYPE_CHECKING:
+    from tproxy.core.http_facts import Asked
     from tproxy.core.routes import Backend
 
 
@@ -73,6 +76,11 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def authority(self) -> str:
+        """The host as it was asked for, with its port."""
+        return self.host
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -86,13 +94,13 @@ class Match:
     scheme: Text | None = None
     authority: Text | None = None
 
-    def failures(self, request: Request) -> Iterator[str]:
+    def failures(self, request: Asked) -> Iterator[str]:
         """Every condition that the request does not meet, in words."""
         single = (
             ("path", self.path, request.path),
             ("method", self.method, request.method),
             ("scheme", self.scheme, request.scheme),
-            ("authority", self.authority, request.host),
+            ("authority", self.authority, request.authority),
         )
         for what, text, found in single:
             if text is not None and not text.matches(found):
@@ -102,8 +110,24 @@ class Match:
                 if not text.matches(have.get(name)):
                     yield f"{kind} {name} is {have.get(name)!r}, not {text}"
         for name, text in self.without:
-            if text.matches(request.headers.get(name)):
+            if _has(text, request.headers.get(name)):
                 yield f"header {name} is {text}, which it must not be"
+
+    def holds(self, asked: Asked) -> bool:
+        """Whether nothing fails: the same answer as ``failures``, fast."""
+        if self.path is not None and not self.path.matches(asked.path):
+            return False
+        if self.method is not None and not self.method.matches(asked.method):
+            return False
+        if self.headers and not _hold(self.headers, asked.headers):
+            return False
+        if self.query and not _hold(self.query, asked.query):
+            return False
+        if self.scheme is not None and not self.scheme.matches(asked.scheme):
+            return False
+        if self.authority is not None and not self.authority.matches(asked.authority):
+            return False
+        return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
 
     @property
     def is_catch_all(self) -> bool:
@@ -111,16 +135,31 @@ class Match:
         return self in _ALWAYS
 
 
+def _has(text: Text, value: str | None) -> bool:
+    """What is not there counts as empty where more than its presence is asked for, as in Istio's withoutHeaders."""
+    return text.matches(value) if text.kind is Kind.PRESENT else text.matches(value or "")
+
+
+def _hold(named: Named, have: Mapping[str, str]) -> bool:
+    return all(text.matches(have.get(name)) for name, text in named)
+
+
 _ALWAYS = (Match(), Match(Text(Kind.PREFIX, "/")), Match(Text(Kind.SEGMENTS, "/")))
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What happens to a request that meets it. Filters and timeouts will stand here, too."""
+    """What happens to a request that meets it: a redirect or an answer of our own, or one of the backends."""
 
     name: str
     backends: tuple[Backend, ...] = ()
     where: str = ""  # file and line
+    filters: Filters = NO_FILTERS
+    timeouts: Timeouts = NO_TIMEOUTS
+    retry: Retry | None = None
+    direct: Direct | None = None
+    fault: Fault | None = None
+    decorator: str = ""  # x-envoy-decorator-operation, which Istio's gateway sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +184,14 @@ class HttpTable:
     """Hosts to entries in the order in which they are tried."""
 
     hosts: HostTable[tuple[Entry, ...]]
+    flavour: Flavour = Flavour.ISTIO
+    server: str = ""  # whose table it is, among ``owners``
+    owners: HostTable[str] | None = None  # all servers of a TLS port by their hosts; a request for another's is 421
+    index: HostTable[Index] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        made = ((host, Index(entries)) for host, entries in self.hosts.items())
+        object.__setattr__(self, "index", HostTable(made))
 
     def find(self, request: Request) -> Routed | None:
         """The first entry that holds; None is 404."""

@@ -15,8 +15,9 @@ from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.identity import is_segment
 
 KINDS = ("AuthorizationPolicy", "PeerAuthentication")
-_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
-_DRY_RUN = "istio.io/dry-run"
+GROUP, VERSIONS = "security.istio.io", ("v1", "v1beta1")
+DRY_RUN = "istio.io/dry-run"
+_GATEWAYS = [("gateway.networking.k8s.io", kind) for kind in ("Gateway", "GatewayClass")]
 _UNKNOWN_AGE = datetime.min.replace(tzinfo=UTC)  # as Istio has it: no time is the oldest
 
 
@@ -27,6 +28,7 @@ class Workload:
     namespace: str = ""  # empty: of our own SVID
     labels: Mapping[str, str] = field(default_factory=dict)
     root: str = "istio-system"
+    labels_file: str = ""  # where the kubelet writes them, as they are now
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Manifest:
     dry_run: bool
     where: str = field(compare=False)  # file and object
     spec: Mapping[str, Any] = field(repr=False)
+    gateways: bool = False  # it aims at gateways and waypoints by name, and at nothing else
 
     @property
     def title(self) -> str:
@@ -61,6 +64,8 @@ class Manifest:
         """Why it is not about this workload, or nothing."""
         if self.namespace not in (workload.namespace, workload.root):
             return f"is for namespace {self.namespace}"
+        if self.gateways:
+            return "aims at gateways (targetRefs)"
         missing = self.selector.items() - workload.labels.items()
         return f"selects {', '.join(f'{key}={value}' for key, value in sorted(missing))}" if missing else ""
 
@@ -91,7 +96,7 @@ def distinct(found: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 def _manifest(top: Fields) -> Manifest:
     kind = top.choice("kind", "", KINDS)
-    top.choice("apiVersion", "", _VERSIONS)
+    top.choice("apiVersion", "", [f"{GROUP}/{version}" for version in VERSIONS])
     meta = top.inner("metadata")
     namespace, name = (_name(meta, key) for key in ("namespace", "name"))
     created = meta.parsed("creationTimestamp", _time, _UNKNOWN_AGE)
@@ -99,7 +104,19 @@ def _manifest(top: Fields) -> Manifest:
     top.known.add("status")
     spec = Fields(top.raw("spec", {}), f"{top.where} ({kind} {namespace}/{name})", "spec")
     top.finish()
-    return Manifest(kind, namespace, name, created, _selector(spec), dry_run, spec.where, spec.data)
+    gateways = spec.raw("selector") is None and _for_gateways(spec)
+    return Manifest(kind, namespace, name, created, _selector(spec), dry_run, spec.where, spec.data, gateways)
+
+
+def _for_gateways(spec: Fields) -> bool:
+    """Whether ``targetRefs`` names gateways only: Istio's sidecars, too, take such an object for somebody else's."""
+    one, many = spec.raw("targetRef"), spec.raw("targetRefs")
+    aims = many if one is None else [one] if many is None else None
+    return (
+        isinstance(aims, list)
+        and bool(aims)
+        and all(isinstance(aim, Mapping) and (aim.get("group"), aim.get("kind")) in _GATEWAYS for aim in aims)
+    )
 
 
 def _name(meta: Fields, key: str) -> str:
@@ -118,11 +135,11 @@ def _time(value: Any) -> datetime:
 
 
 def _dry_run(annotations: Fields, kind: str) -> bool:
-    value = annotations.raw(_DRY_RUN, "false")
+    value = annotations.raw(DRY_RUN, "false")
     if value not in ("true", "false"):
-        raise annotations.error(_DRY_RUN, "expected the text 'true' or 'false'", value)
+        raise annotations.error(DRY_RUN, "expected the text 'true' or 'false'", value)
     if value == "true" and kind != "AuthorizationPolicy":
-        raise annotations.error(_DRY_RUN, f"a {kind} cannot be tried without being in force", value)
+        raise annotations.error(DRY_RUN, f"a {kind} cannot be tried without being in force", value)
     return bool(value == "true")
 
 
@@ -140,7 +157,10 @@ def parse_workload(fields: Fields) -> Workload:
         namespace=fields.text("namespace", base.namespace),
         labels=parse_labels(fields.inner("labels")),
         root=fields.text("rootNamespace", base.root),
+        labels_file=fields.text("labelsFile"),
     )
+    if found.labels and found.labels_file:
+        raise fields.error("labelsFile", "stands beside labels: where do they come from?", found.labels_file)
     for key, value in (("namespace", found.namespace), ("rootNamespace", found.root)):
         if value and not is_segment(value):
             raise fields.error(key, "is no name in Kubernetes", value)
@@ -148,15 +168,24 @@ def parse_workload(fields: Fields) -> Workload:
     return found
 
 
-def policy_paths(top: Fields) -> tuple[str, ...]:
-    """The section ``policies``: files, or folders of them."""
+def parse_policies(top: Fields) -> tuple[tuple[str, ...], bool]:
+    """The section ``policies``: files, or folders of them; as a mapping (files, control) also whether control tells."""
+    if isinstance(top.raw("policies"), Mapping):
+        section = top.inner("policies")
+        found = _paths(section, "files"), section.flag("control", False)
+        section.finish()
+        return found
+    return _paths(top, "policies"), False
+
+
+def _paths(fields: Fields, key: str) -> tuple[str, ...]:
 
     def path(value: Any) -> str:
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise ValueError("expected a file or a folder")
         return value
 
-    return top.items("policies", path)
+    return fields.items(key, path)
 
 
 def parse_labels(fields: Fields) -> dict[str, str]:

@@ -60,6 +60,7 @@ class Policy:
     rules: tuple[Rule, ...]
     objects: tuple[Authorization, ...] = ()
     trials: tuple[Authorization, ...] = ()  # dry-run: they decide nothing
+    closed: str = ""  # why nobody is let in, whatever the rest says
 
     def selects(self, port: int) -> bool:
         """Whether anything here names who may call the port."""
@@ -82,6 +83,8 @@ class Policy:
         return ", ".join(filter(None, audits))
 
     def _decide(self, objects: tuple[Authorization, ...], call: Call) -> Allow | Deny:
+        if self.closed:
+            return Deny(Reason.POLICIES_AWAY, f"{call} is not let in: {self.closed}", "policies.control")
         if denied := first(objects, Action.DENY, call):
             return Deny(Reason.POLICY, f"{call} is denied on port {call.port}", denied)
         selecting = [rule for rule in self.rules if rule.selects(call.port)]

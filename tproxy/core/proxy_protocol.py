@@ -22,6 +22,8 @@ _V1_MOST = 107  # 2.1: the worst case with CRLF
 _V1_START = b"PROXY "
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 and the command
 _TCP4, _TCP6 = 0x11, 0x21
+V1_LOCAL = b"PROXY UNKNOWN\r\n"
+V2_LOCAL = SIGNATURE + struct.pack("!BBH", _LOCAL, 0, 0)  # 2.2: a health check, whose own addresses count
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def _tlvs(data: bytes, at: int, size: int) -> dict[int, bytes]:
 def v1(source: Endpoint, target: Endpoint) -> bytes:
     """One line; addresses of different families cannot be told."""
     if source.ip.version != target.ip.version:
-        return b"PROXY UNKNOWN\r\n"
+        return V1_LOCAL
     return f"PROXY TCP{source.ip.version} {source.ip} {target.ip} {source.port} {target.port}\r\n".encode()
 
 

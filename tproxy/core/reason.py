@@ -35,12 +35,14 @@ class Reason(StrEnum):
     PEER_NOT_TLS = "peer_not_tls"
     REFUSED_BY_PEER = "refused_by_peer"
     POLICY = "policy"
+    POLICIES_AWAY = "policies_away"
     EGRESS_DENIED = "egress_denied"
     DIRECTORY_AWAY = "directory_away"
     OWN_PORT = "own_port"
     OVERLOAD = "overload"
     NO_ROUTE = "no_route"
     NO_BACKEND = "no_backend"
+    NO_ROUTER = "no_router"
     NOT_CARRIED = "not_carried"
     SOURCE_LIMIT = "source_limit"
     PROXY_HEADER = "proxy_header"
@@ -78,12 +80,14 @@ ADVICE = {
     Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
+    Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
     Reason.EGRESS_DENIED: "give the destination a sidecar, add it to mesh, or set egress: passthrough",
     Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
     Reason.NO_BACKEND: "correct the route's backend, or give it endpoints; tproxy gateway check names the line",
+    Reason.NO_ROUTER: "look at the rule's routers (egressRoutes.routers) and at network policies; see tproxy_router_up",
     Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
     Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",
     Reason.PROXY_HEADER: "the load balancer must send PROXY protocol v1 or v2, from an address in --proxy-from",

@@ -20,6 +20,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
+from tproxy.core.http_filters import NO_FILTERS, Filters
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 
@@ -62,6 +63,8 @@ class Backend:
     tls: BackendTls | None = None
     proxy: ProxyProtocol = ProxyProtocol.NONE
     fault: str = ""
+    filters: Filters = NO_FILTERS  # of HTTP
+    http2: bool = False  # it speaks HTTP/2, also without TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,15 @@ class TcpListener:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpListener:
+    """Datagrams; what comes from one client's port goes to one endpoint, and answers come back."""
+
+    port: int
+    server: str
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
 class HttpListener:
     """Plaintext HTTP."""
 
@@ -145,6 +157,7 @@ class Table:
     """Everything that a gateway serves."""
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
+    datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

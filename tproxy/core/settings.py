@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -23,13 +24,13 @@ class Settled:
     """What Kubernetes objects have decided about the modes, and for which namespace."""
 
     namespace: str
-    mode: str = ""  # the PeerAuthentication that sets the mode, if one does
-    ports: str = ""  # and the one that sets those of single ports
+    mode: str = ""  # what sets the mode: a PeerAuthentication, or inbound.mode where that is stricter
+    ports: Mapping[int, str] = field(default_factory=dict)  # and those of single ports
     remarks: tuple[str, ...] = ()  # objects that do less than it seems
 
-    def origin(self, single: bool) -> str:
-        """Of the mode of a port that has one of its own, or of the others."""
-        return self.ports if single else self.mode
+    def origin(self, port: int) -> str:
+        """Of the mode of a port."""
+        return self.ports.get(port, self.mode)
 
 
 class Outside(StrEnum):

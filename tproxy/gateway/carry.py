@@ -16,6 +16,7 @@ from tproxy.core.record import Record
 from tproxy.core.routes import Backend, HttpListener, Passthrough, ProxyProtocol, Route, TcpListener, Terminate
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
+from tproxy.gateway.serve import plain
 from tproxy.kernel.sock import abort
 from tproxy.proxy import peek
 from tproxy.proxy.legs import PlainLeg
@@ -28,7 +29,10 @@ TRIES = 3  # endpoints of a backend; the client's bytes are still unread
 
 async def carry(down: socket.socket, trace: Trace, door: Door) -> Record:
     """Carry it to a backend, or refuse it with RST and without an alert; either way there is one record."""
-    wanted = await _told(down, trace, door) or await _asked(down, trace, door)
+    refused = await _told(down, trace, door)
+    if refused is None and isinstance(door.listener, HttpListener):
+        return await plain(down, trace, door)
+    wanted = refused or await _asked(down, trace, door)
     up = wanted if isinstance(wanted, Deny) else await _upstream(*wanted, trace, door)
     if isinstance(up, Deny):
         abort(down)

@@ -11,6 +11,7 @@ from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.site import ANYWHERE, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +28,20 @@ class Loaded:
         return [finding for finding in self.findings if finding.level == "error"]
 
 
-def compile_table(objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str]) -> Loaded:
+def compile_table(
+    objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str], site: Site = ANYWHERE
+) -> Loaded:
     """Everything that can be used, for a gateway pod with these labels (none: of any)."""
     findings, things = Findings(), _unique(objects)
     for error in faults:
         findings.error(error)
     registry = Registry(things, findings)
     served = istio.listeners(things, registry, labels, findings)
-    others, statuses = gatewayapi.listeners(things, registry, findings)
-    for bind, listener in others.items():
+    others, statuses = gatewayapi.tables(things, registry, findings, site)
+    for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served), tuple(findings.found), statuses)
+    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CONTROLLER = "tproxy.dev/gateway-controller"
+_ABNORMAL = ("Conflicted", "PartiallyInvalid", "InsecureFrontendValidationMode")
+_LONGEST = 32_768  # characters of a message (metav1.Condition)
 
 
 @dataclass(slots=True)
@@ -21,7 +23,7 @@ class Conditions:
             "type": kind,
             "status": "True" if ok else "False",
             "reason": reason,
-            "message": message,
+            "message": message[:_LONGEST],
             "observedGeneration": self.generation,
         }
 
@@ -39,8 +41,8 @@ class Conditions:
         return [
             f"{each['type']} is {each['status']}: {each['reason']}{': ' if each['message'] else ''}{each['message']}"
             for each in self.found.values()
-            if (each["status"] == "True")
-            is (each["type"] in ("Conflicted", "OverlappingTLSConfig", "PartiallyInvalid"))
+            if each["type"] != "OverlappingTLSConfig"  # so common that nobody needs to be told
+            and (each["status"] == "True") is (each["type"] in _ABNORMAL)
         ]
 
     def plain(self) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table
 from tproxy.core.settings import Relay
+from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.web import Web, web
 from tproxy.gateway.settings import Settings
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
@@ -55,9 +57,13 @@ class Gate:
     table: Table = field(default_factory=Table)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
+    web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.web = web(Limits(connect=self.settings.connect), lambda: self.reactor)
 
     def take(self, table: Table) -> None:
         """Serve this table from now on. KernelError when a port cannot be had: then the one before goes on, whole."""
@@ -71,6 +77,7 @@ class Gate:
                 server.listener.close()
             raise
         self.table = table
+        self.web.backends.forget()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()
@@ -79,6 +86,17 @@ class Gate:
         for server in fresh.values():
             server.start()
         self._servers |= fresh
+
+    def missing(self, table: Table) -> set[Bind]:
+        """Ports of a table that cannot be had, with a line about each."""
+        found: set[Bind] = set()
+        for bind in table.listeners.keys() - self._servers.keys():
+            try:
+                front_listener(bind[0] or self.settings.host, bind[1]).close()
+            except KernelError as error:
+                log.error("%s", error)
+                found.add(bind)
+        return found
 
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:
@@ -101,4 +119,5 @@ class Gate:
     async def stop(self) -> int:
         """Drain; the number of connections that had to be cut."""
         self.draining = True
+        self.web.drain()
         return await drain([*self._servers.values(), *self._closed], self.settings.drain)

@@ -13,20 +13,27 @@ from tproxy.core import routes as model
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http_routes import Entry
-from tproxy.core.routes import Bind, Chain, Closed, Passthrough, Route, Terminate, TlsMode
+from tproxy.core.routes import Bind, Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
+from tproxy.gateway import gatewayapi_gateways as gateways
 from tproxy.gateway import gatewayapi_http as http
+from tproxy.gateway.backend_policies import Policies
 from tproxy.gateway.conditions import CONTROLLER, Conditions
+from tproxy.gateway.features import SUPPORTED
 from tproxy.gateway.findings import Findings, by_kind
-from tproxy.gateway.gatewayapi_listeners import FAMILY, Listener, conflicts, read, settle
-from tproxy.gateway.gatewayapi_routes import Parent, References, parents
-from tproxy.gateway.grants import GROUP, World
+from tproxy.gateway.gatewayapi_conflicts import clash
+from tproxy.gateway.gatewayapi_gateways import Served
+from tproxy.gateway.gatewayapi_listeners import FAMILY, Listener
+from tproxy.gateway.gatewayapi_routes import Parent, References, hostnames, parents
+from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.site import ANYWHERE, Site
 
 _ALL = ("v1", "v1beta1", "v1alpha3", "v1alpha2")
-_ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute")
-_READ = ("GatewayClass", "Gateway", "ReferenceGrant", *_ROUTES)
+_ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
+_READ = ("GatewayClass", "Gateway", "ListenerSet", "ReferenceGrant", "BackendTLSPolicy", *_ROUTES)
 Statuses = dict[str, dict[str, Any]]  # by ``kind namespace/name``
+_Key = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -37,81 +44,137 @@ class _Taken:
     http: dict[str, list[Entry]] = field(default_factory=dict)
 
 
-def listeners(
-    objects: Iterable[Object],
-    registry: Registry,
-    findings: Findings,
-    controllers: frozenset[str] | None = None,
-    addresses: Mapping[str, str] | None = None,
-) -> tuple[dict[Bind, model.Listener], Statuses]:
-    """What is served, and every status. ``controllers``: whose classes are ours (None: all that are there);
-    ``addresses``: where a Gateway (``namespace/name``) listens that names no address itself (else everywhere)."""
+@dataclass(slots=True)
+class _Reading:
+    """What routes are read against, and what they leave behind."""
+
+    world: World
+    registry: Registry
+    policies: Policies
+    served: Mapping[_Key, Served]
+    statuses: Statuses
+    findings: Findings
+    parents: dict[tuple[str, str, str], list[Listener]] = field(default_factory=dict)
+    gateways: dict[int, Served] = field(default_factory=dict)  # by listener
+    taken: dict[int, _Taken] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, made in self.served.items():
+            self.parents["Gateway", *key] = made.own
+            for each in made.sets:
+                if each.attached:
+                    self.parents["ListenerSet", *each.thing.key] = each.listeners
+            for one in made.listeners:
+                self.gateways[id(one)], self.taken[id(one)] = made, _Taken()
+
+
+def tables(
+    objects: Iterable[Object], registry: Registry, findings: Findings, site: Site = ANYWHERE
+) -> tuple[Table, Statuses]:
+    """What is served, and every status."""
     things = list(objects)
     kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings)
     statuses: Statuses = {}
-    ours = _classes(kinds["GatewayClass"], controllers, statuses)
-    gateways: dict[tuple[str, str], list[Listener]] = {}
+    ours = _classes(kinds["GatewayClass"], site, statuses)
+    served = _served(kinds, ours, world, registry, site, statuses, findings)
+    policies = Policies.of(kinds["BackendTLSPolicy"], world, findings)
+    reading = _Reading(world, registry, policies, served, statuses, findings)
+    for thing in sorted((thing for kind in _ROUTES for thing in kinds[kind]), key=lambda thing: thing.age):
+        try:
+            _attach(thing, reading)
+        except ConfigError as error:
+            findings.error(error)
+    for made in served.values():
+        statuses[str(made.thing)] = made.status()
+        statuses |= {str(each.thing): each.status() for each in made.sets}
+    statuses |= {str(each.thing): each.status() for each in policies.every if each.ancestors}
+    gateways.warn(served, findings)
+    return _table(reading), statuses
+
+
+def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
+    for thing in things:
+        spec = thing.fields("spec")
+        if site.classes and thing.name not in site.classes:
+            continue
+        if site.controllers is None or spec.text("controllerName") in site.controllers:
+            conditions = Conditions(thing.generation)
+            if spec.raw("parametersRef") is None:
+                conditions.set("Accepted", True, "Accepted")
+            else:
+                conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
+            conditions.set("SupportedVersion", True, "SupportedVersion")
+            features = [{"name": name} for name in SUPPORTED]
+            statuses[str(thing)] = {"conditions": conditions.plain(), "supportedFeatures": features}
+    return None if site.controllers is None else {thing.name for thing in things if str(thing) in statuses}
+
+
+def _served(
+    kinds: Mapping[str, list[Object]],
+    ours: set[str] | None,
+    world: World,
+    registry: Registry,
+    site: Site,
+    statuses: Statuses,
+    findings: Findings,
+) -> dict[_Key, Served]:
+    sets: dict[_Key, list[Object]] = {}
+    for thing in kinds["ListenerSet"]:
+        try:
+            ref = Ref.read(thing.fields("spec").inner("parentRef"), "Gateway", thing.namespace, GROUP)
+            if (ref.group, ref.kind) == (GROUP, "Gateway"):
+                sets.setdefault((ref.namespace, ref.name), []).append(thing)
+        except ConfigError as error:
+            findings.error(error)
+    made: dict[_Key, Served] = {}
     for thing in kinds["Gateway"]:
         try:
             if ours is None or thing.fields("spec").text("gatewayClassName") in ours:
-                gateways[thing.key] = read(thing, world, registry)
+                made[thing.key] = gateways.gateway(thing, sets.get(thing.key, []), world, registry, site)
         except ConfigError as error:
             findings.error(error)
-    for found in gateways.values():
-        conflicts(found)
-        settle(found)
-    taken: dict[int, _Taken] = {id(one): _Taken() for found in gateways.values() for one in found}
-    for thing in sorted((thing for kind in _ROUTES for thing in kinds[kind]), key=lambda thing: thing.age):
-        try:
-            _attach(thing, gateways, world, registry, taken, statuses, findings)
-        except ConfigError as error:
-            findings.error(error)
-    for thing in kinds["Gateway"]:
-        if thing.key in gateways:
-            statuses[str(thing)] = _status(thing, gateways[thing.key], findings)
-    return _binds(gateways, taken, addresses or {}, findings), statuses
+            statuses[str(thing)] = gateways.refused(thing, error)
+    return made
 
 
-def _classes(things: list[Object], controllers: frozenset[str] | None, statuses: Statuses) -> set[str] | None:
-    for thing in things:
-        if controllers is None or thing.fields("spec").text("controllerName") in controllers:
-            conditions = Conditions(thing.generation)
-            conditions.set("Accepted", True, "Accepted")
-            statuses[str(thing)] = {"conditions": conditions.plain()}
-    return None if controllers is None else {thing.name for thing in things if str(thing) in statuses}
-
-
-def _attach(
-    thing: Object,
-    gateways: Mapping[tuple[str, str], list[Listener]],
-    world: World,
-    registry: Registry,
-    taken: Mapping[int, _Taken],
-    statuses: Statuses,
-    findings: Findings,
-) -> None:
-    references = References(thing, world, registry)
+def _attach(thing: Object, reading: _Reading) -> None:
+    references = References(thing, reading.world, reading.registry, reading.policies)
     is_http = thing.kind in ("HTTPRoute", "GRPCRoute")
-    entries = http.entries(thing, references) if is_http else ()
-    rules = thing.fields("spec").each("rules")
-    if not is_http and len(rules) != 1:
-        raise thing.fields("spec").error("rules", f"{thing}: expected exactly one rule, found {len(rules)}")
-    route = None if is_http else references.route(rules[0], 0)
-    found = parents(thing, gateways, world, references.faults)
+    entries: tuple[Entry, ...] = ()
+    route, refused = None, None
+    try:
+        hostnames(thing)
+        if is_http:
+            entries = http.entries(thing, references)
+        else:
+            route = _only(thing, references)
+    except ConfigError as error:
+        reading.findings.error(error)
+        refused = error
+    found = parents(thing, reading.parents, reading.world, references.faults, refused)
     for parent in found:
         for sentence in parent.conditions.bad():
-            findings.warn(thing, parent.path, sentence)
+            reading.findings.warn(thing, parent.path, sentence)
         for listener, names in parent.attached:
-            into = taken[id(listener)]
+            for service in references.services:
+                reading.policies.leads(reading.gateways[id(listener)].thing.key, service)
+            into = reading.taken[id(listener)]
             for name in names:
                 if entries:
                     into.http.setdefault(name, []).extend(entries)
             if route is not None:
                 into.l4 += [(name, route) for name in names or ("*",)]
     if found:
-        statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
+        reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
-        findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+        reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+
+
+def _only(thing: Object, references: References) -> Route:
+    rules = thing.fields("spec").each("rules")
+    if len(rules) != 1:
+        raise thing.fields("spec").error("rules", f"{thing}: expected exactly one rule, found {len(rules)}")
+    return references.route(rules[0], 0)
 
 
 def _once(found: list[Parent]) -> list[Parent]:
@@ -119,46 +182,32 @@ def _once(found: list[Parent]) -> list[Parent]:
     return [parent for index, parent in enumerate(found) if parent.ref not in [other.ref for other in found[:index]]]
 
 
-def _status(thing: Object, found: list[Listener], findings: Findings) -> dict[str, Any]:
-    for one in found:
-        for sentence in one.conditions.bad():
-            findings.warn(thing, one.path, sentence)
-    conditions = Conditions(thing.generation)
-    accepted = [one for one in found if one.conditions.holds("Accepted")]
-    whole = len(accepted) == len(found)
-    conditions.set("Accepted", bool(accepted), "Accepted" if whole else "ListenersNotValid")
-    served = any(one.serves for one in found)
-    conditions.set("Programmed", served, "Programmed" if served else "Invalid")
-    addresses = sorted({one.address for one in found if one.address})
-    return {
-        "conditions": conditions.plain(),
-        "listeners": [one.status() for one in found],
-        "addresses": [{"type": "IPAddress", "value": address} for address in addresses],
-    }
-
-
-def _binds(
-    gateways: Mapping[tuple[str, str], list[Listener]],
-    taken: Mapping[int, _Taken],
-    addresses: Mapping[str, str],
-    findings: Findings,
-) -> dict[Bind, model.Listener]:
+def _table(reading: _Reading) -> Table:
     """Gateways without addresses of their own share the ports of this process; the older one goes first."""
-    ports: dict[Bind, list[Listener]] = {}
-    for key, found in gateways.items():
-        for one in (one for one in found if one.binds):
-            there = ports.setdefault((one.address or addresses.get("/".join(key), ""), one.port), [])
-            clash = next((other for other in there if _clash(one, other)), None)
-            if clash is None:
-                there.append(one)
-            else:
-                why = f"port {one.port} is taken by {clash.title} ({clash.protocol} {clash.hostname}); it is not served"
-                findings.warn(one.gateway, one.path, why)
-    return {bind: _listener(bind[1], found, taken) for bind, found in ports.items() if found}
+    ports: dict[tuple[Bind, bool], list[Listener]] = {}
+    for made in reading.served.values():
+        for one in (one for one in made.listeners if one.binds):
+            for address in one.addresses or ("",):
+                there = ports.setdefault(((address, one.port), one.protocol == "UDP"), [])
+                other = next((other for other in there if clash(one, other)), None)
+                if other is None:
+                    there.append(one)
+                else:
+                    why = f"port {one.port} is taken by {other.title} ({other.protocol} {other.hostname})"
+                    reading.findings.warn(one.owner, one.path, f"{why}; it is not served")
+    found = {key: each for key, each in ports.items() if each}
+    datagrams = {
+        bind: model.UdpListener(bind[1], each[0].title, _first(reading.taken[id(each[0])]))
+        for (bind, udp), each in found.items()
+        if udp
+    }
+    return Table(
+        {bind: _listener(bind[1], each, reading.taken) for (bind, udp), each in found.items() if not udp}, datagrams
+    )
 
 
-def _clash(one: Listener, other: Listener) -> bool:
-    return FAMILY[one.protocol] != FAMILY[other.protocol] or one.hostname == other.hostname or one.protocol == "TCP"
+def _first(taken: _Taken) -> Route | None:
+    return taken.l4[0][1] if taken.l4 else None
 
 
 def _listener(port: int, found: list[Listener], taken: Mapping[int, _Taken]) -> model.Listener:
@@ -166,8 +215,7 @@ def _listener(port: int, found: list[Listener], taken: Mapping[int, _Taken]) -> 
         case "HTTP":
             return model.HttpListener(port, http.table((one.hostname, taken[id(one)].http) for one in found))
         case "TCP":
-            first = taken[id(found[0])].l4
-            return model.TcpListener(port, found[0].title, first[0][1] if first else None)
+            return model.TcpListener(port, found[0].title, _first(taken[id(found[0])]))
         case _:
             return model.TlsListener(port, HostTable(_chains(found, taken).items()))
 
@@ -175,21 +223,29 @@ def _listener(port: int, found: list[Listener], taken: Mapping[int, _Taken]) -> 
 def _chains(found: list[Listener], taken: Mapping[int, _Taken]) -> dict[str, Chain]:
     """Names of routes that no more specific listener owns; a listener's own name is never left to a wider one."""
     owners = HostTable((one.hostname, one) for one in found)
+    titles = HostTable((one.hostname, one.title) for one in found)
     chains: dict[str, Chain] = {}
     for one in found:
         assert one.tls is not None
         if not one.serves:
             chains[one.hostname] = Closed(one.title, "; ".join(one.conditions.bad()), one.acme)
-        elif one.tls.mode is not TlsMode.PASSTHROUGH:
-            table = http.table([(one.hostname, taken[id(one)].http)])
+        elif one.protocol == "HTTPS":
+            table = http.table([(one.hostname, taken[id(one)].http)], one.title, titles)
             chains[one.hostname] = Terminate(one.title, one.tls, table, one.acme)
         else:
             for name, route in taken[id(one)].l4:
                 if owners.owner(name) is one:
-                    chains.setdefault(name, Passthrough(one.title, route))
+                    chains.setdefault(name, _chain(one, one.tls, route))
             if one.hostname != "*":
-                chains.setdefault(one.hostname, Closed(one.title, f"no TLSRoute of {one.title} is for this name"))
+                why = f"no TLSRoute of {one.title} is for this name"
+                chains.setdefault(one.hostname, Closed(one.title, why, one.acme))
     return chains
 
 
-__all__ = ["CONTROLLER", "Statuses", "listeners"]
+def _chain(one: Listener, tls: model.ServerTls, route: Route) -> Chain:
+    if tls.mode is TlsMode.PASSTHROUGH:
+        return Passthrough(one.title, route)
+    return Terminate(one.title, tls, route, one.acme)
+
+
+__all__ = ["CONTROLLER", "Statuses", "tables"]

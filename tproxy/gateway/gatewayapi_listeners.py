@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from tproxy.core.hostnames import ANY, parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
 from tproxy.gateway.conditions import Conditions
+from tproxy.gateway.gatewayapi_frontend import Clients, Frontend
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
@@ -21,22 +21,23 @@ KINDS = {
     "HTTPS": ("HTTPRoute", "GRPCRoute"),
     "TLS": ("TLSRoute",),
     "TCP": ("TCPRoute",),
+    "UDP": ("UDPRoute",),
 }
 # what can share a port; HTTPS and TLS are told apart by name, which users want (section 6 of the reference, row 7)
-FAMILY = {"HTTP": "HTTP", "HTTPS": "TLS", "TLS": "TLS", "TCP": "TCP"}
+FAMILY = {"HTTP": "HTTP", "HTTPS": "TLS", "TLS": "TLS", "TCP": "TCP", "UDP": "UDP"}
 
 
 @dataclass(slots=True)
 class Listener:
-    """One listener of one Gateway."""
+    """One listener of one Gateway or ListenerSet."""
 
-    gateway: Object
+    owner: Object
     path: str
     name: str
     port: int
     protocol: str
     hostname: str  # * where none is given
-    address: str
+    addresses: tuple[str, ...]  # where it binds; none: where all do
     kinds: tuple[str, ...]
     namespaces: Fields
     tls: ServerTls | None
@@ -47,7 +48,7 @@ class Listener:
     @property
     def title(self) -> str:
         """As it stands in records."""
-        return f"{self.gateway} {self.name}"
+        return f"{self.owner} {self.name}"
 
     @property
     def serves(self) -> bool:
@@ -65,14 +66,14 @@ class Listener:
             case "All":
                 return True
             case "Same":
-                return namespace == self.gateway.namespace
+                return namespace == self.owner.namespace
             case "Selector":
                 return selects(self.namespaces.inner("selector"), world.labels(namespace))
             case _:
                 return False
 
     def status(self) -> dict[str, Any]:
-        """As it stands in the Gateway's status."""
+        """As it stands in its owner's status."""
         kinds = [{"group": GROUP, "kind": kind} for kind in self.kinds]
         found = {"name": self.name, "attachedRoutes": len(self.routes), "supportedKinds": kinds}
         return {**found, "conditions": self.conditions.plain()}
@@ -97,37 +98,39 @@ def selects(selector: Fields, labels: dict[str, str]) -> bool:
     return True
 
 
-def read(thing: Object, world: World, registry: Registry) -> list[Listener]:
-    """The listeners of a Gateway with what is wrong in each. ConfigError for what the CRD's schema refuses."""
-    spec = thing.fields("spec")
-    addresses = [each.text("value") for each in spec.each("addresses") if each.text("type", "IPAddress") == "IPAddress"]
-    address, acme = addresses[0] if addresses else "", acme_route(thing, registry)
-    found = [_listener(thing, entry, address, acme, world) for entry in spec.each("listeners")]
+def read(
+    thing: Object, addresses: tuple[str, ...], frontend: Frontend, world: World, registry: Registry
+) -> list[Listener]:
+    """The listeners of an object with what is wrong in each. ConfigError for what the CRD's schema refuses."""
+    spec, acme = thing.fields("spec"), acme_route(thing, registry)
+    found = [_listener(thing, entry, addresses, frontend, acme, world) for entry in spec.each("listeners")]
     for index, listener in enumerate(found):
         if listener.name in [other.name for other in found[:index]]:
             raise spec.error(f"listeners[{index}].name", "stands here twice", listener.name)
     return found
 
 
-def _listener(thing: Object, entry: Fields, address: str, acme: Route | None, world: World) -> Listener:
+def _listener(
+    thing: Object, entry: Fields, addresses: tuple[str, ...], frontend: Frontend, acme: Route | None, world: World
+) -> Listener:
     conditions = Conditions(thing.generation)
     protocol = entry.text("protocol")
     if entry.raw("port") is None:
         raise entry.error("port", "is missing: a number from 1 to 65535")
     if protocol not in KINDS:
         conditions.set("Accepted", False, "UnsupportedProtocol", f"{protocol}; supported are {', '.join(KINDS)}")
-    allowed = entry.inner("allowedRoutes")
+    allowed, port = entry.inner("allowedRoutes"), entry.parsed("port", parse_port, None)
     made = Listener(
-        gateway=thing,
+        owner=thing,
         path=entry.path,
         name=entry.text("name"),
-        port=entry.parsed("port", parse_port, None),
+        port=port,
         protocol=protocol,
         hostname=entry.parsed("hostname", parse_hostname, None) if entry.raw("hostname") else ANY,
-        address=address,
+        addresses=addresses,
         kinds=_kinds(allowed, protocol, conditions),
         namespaces=allowed.inner("namespaces"),
-        tls=_tls(thing, entry, protocol, conditions, world),
+        tls=_tls(thing, entry, frontend.of(port), conditions, world),
         conditions=conditions,
         acme=acme,
     )
@@ -145,12 +148,15 @@ def _kinds(allowed: Fields, protocol: str, conditions: Conditions) -> tuple[str,
     return tuple(kind for group, kind in asked if group == GROUP and kind in able) if asked else able
 
 
-def _tls(thing: Object, entry: Fields, protocol: str, conditions: Conditions, world: World) -> ServerTls | None:
-    tls = entry.inner("tls")
+def _tls(
+    thing: Object, entry: Fields, clients: Clients | None, conditions: Conditions, world: World
+) -> ServerTls | None:
+    tls, protocol = entry.inner("tls"), entry.text("protocol")
     mode = tls.choice("mode", "Terminate", ("Terminate", "Passthrough"))
-    for key in ("options", "frontendValidation"):
-        tls.raw(key)
+    tls.raw("options")
     refs = [Ref.read(each, "Secret", thing.namespace) for each in tls.each("certificateRefs")]
+    if tls.raw("frontendValidation") is not None:  # v1.1 to v1.3; it stands in the Gateway's tls now
+        clients = Clients.read(thing, tls.inner("frontendValidation"), world)
     tls.finish()
     if protocol not in ("HTTPS", "TLS"):
         if entry.raw("tls") is not None and protocol in KINDS:
@@ -160,48 +166,16 @@ def _tls(thing: Object, entry: Fields, protocol: str, conditions: Conditions, wo
         raise tls.error("mode", "must be Terminate with protocol HTTPS", mode)
     if mode == "Passthrough":
         return ServerTls(TlsMode.PASSTHROUGH)
-    if protocol == "TLS":
-        conditions.set("Accepted", False, "UnsupportedValue", "TLS with mode Terminate is not supported yet")
     if not refs:
         conditions.set("ResolvedRefs", False, "InvalidCertificateRef", "there is no certificateRef")
     for ref in refs:
-        if not world.permits(GROUP, "Gateway", thing.namespace, ref):
+        if not world.permits(GROUP, thing.kind, thing.namespace, ref):
             conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
         elif fault := world.certificate_fault(ref):
             conditions.set("ResolvedRefs", False, "InvalidCertificateRef", fault)
-    return ServerTls(TlsMode.TERMINATE, tuple(f"{ref.namespace}/{ref.name}" for ref in refs))
-
-
-def conflicts(listeners: Iterable[Listener]) -> None:
-    """Who cannot share a port within a Gateway: neither wins."""
-    found = list(listeners)
-    for one in found:
-        for other in found:
-            if other is one or other.port != one.port or one.protocol not in FAMILY or other.protocol not in FAMILY:
-                continue
-            if FAMILY[one.protocol] != FAMILY[other.protocol]:
-                _conflict(one, "ProtocolConflict", other)
-            elif one.hostname == other.hostname or one.protocol == "TCP":
-                _conflict(one, "HostnameConflict", other)
-
-
-def _conflict(one: Listener, reason: str, other: Listener) -> None:
-    message = f"port {one.port} is also {other.protocol} {other.hostname} by listener {other.name}"
-    one.conditions.set("Accepted", False, reason, message)
-    one.conditions.set("Conflicted", True, reason, message)
-
-
-def settle(listeners: Iterable[Listener]) -> None:
-    """What has not been said is well."""
-    for one in listeners:
-        conditions = one.conditions
-        conditions.default("Accepted", True, "Accepted")
-        conditions.default("Conflicted", False, "NoConflicts")
-        conditions.default("ResolvedRefs", True, "ResolvedRefs")
-        good = conditions.holds("Accepted") and (conditions.holds("ResolvedRefs") or _some(one))
-        conditions.set("Programmed", good, "Programmed" if good else "Invalid")
-
-
-def _some(one: Listener) -> bool:
-    """Unknown route kinds beside known ones leave a listener usable; a missing certificate does not."""
-    return one.conditions.found["ResolvedRefs"]["reason"] == "InvalidRouteKinds" and bool(one.kinds)
+    if clients is not None and clients.faults:
+        conditions.set("ResolvedRefs", False, *clients.faults[0])
+        if not clients.authorities:
+            conditions.set("Accepted", False, "NoValidCACertificate", clients.faults[0][1])
+    secrets = tuple(f"{ref.namespace}/{ref.name}" for ref in refs)
+    return clients.tls(secrets) if clients is not None else ServerTls(TlsMode.TERMINATE, secrets)

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
+from tproxy.gateway.backend_policies import Policies
 from tproxy.gateway.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi_listeners import Listener
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
-from tproxy.gateway.registry import Registry, host_of
+from tproxy.gateway.registry import NOT_READY, Registry, host_of
 
-Gateways = Mapping[tuple[str, str], list[Listener]]
+Parents = Mapping[tuple[str, str, str], list[Listener]]  # by kind, namespace and name
+NOT_YET = "a BackendTLSPolicy asks for TLS, which is not spoken to backends yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class References:
     thing: Object
     world: World
     registry: Registry
+    policies: Policies
+    services: set[tuple[str, str]] = field(default_factory=set)  # namespace and name of each that is meant
     faults: list[tuple[str, str]] = field(default_factory=list)  # reason and message
 
     def route(self, rule: Fields, index: int) -> Route:
@@ -54,19 +58,29 @@ class References:
     def backends(self, rule: Fields) -> Iterator[Backend]:
         """One after the other; who cannot be reached keeps its share."""
         for entry in rule.each("backendRefs"):
-            ref = Ref.read(entry, "Service", self.thing.namespace)
-            weight, port = entry.integer("weight", 1, 0, 1_000_000), entry.parsed("port", _port, None)
             entry.raw("filters")
-            entry.finish()
-            name = f"{ref.namespace}/{ref.name}:{port}"
-            if reason := self._fault(ref):
-                self.faults.append((reason[0], reason[1]))
-                yield Backend(name, (), weight, fault=reason[1])
-                continue
-            if port is None:
-                raise entry.error("port", "is missing: a Service is named with its port")
-            endpoints, fault = self.registry.find(host_of(ref.name, ref.namespace), port, {})
-            yield Backend(name, endpoints, weight, fault=fault)
+            yield self.backend(entry)
+
+    def backend(self, entry: Fields) -> Backend:
+        """A backendRef, also a mirror's."""
+        ref = Ref.read(entry, "Service", self.thing.namespace)
+        weight, port = entry.integer("weight", 1, 0, 1_000_000), entry.parsed("port", _port, None)
+        entry.finish()
+        name = f"{ref.namespace}/{ref.name}:{port}"
+        if reason := self._fault(ref):
+            self.faults.append((reason[0], reason[1]))
+            return Backend(name, (), weight, fault=reason[1])
+        if port is None:
+            raise entry.error("port", "is missing: a Service is named with its port")
+        self.services.add((ref.namespace, ref.name))
+        host = host_of(ref.name, ref.namespace)
+        endpoints, fault = self.registry.find(host, port, {})
+        fault = "" if fault == NOT_READY else fault
+        policy = self.policies.find(ref.namespace, ref.name, self.registry.port_name(host, port))
+        if policy is not None:
+            fault = fault or policy.fault or NOT_YET
+        http2 = self.thing.kind == "GRPCRoute" or self.registry.http2(host, port)
+        return Backend(name, endpoints, weight, fault=fault, http2=http2)
 
     def _fault(self, ref: Ref) -> tuple[str, str] | None:
         if (ref.group, ref.kind) != ("", "Service"):
@@ -78,19 +92,34 @@ class References:
         return None
 
 
-def parents(thing: Object, gateways: Gateways, world: World, faults: list[tuple[str, str]]) -> list[Parent]:
-    """All parentRefs that are Gateways of ours."""
+def parents(
+    thing: Object, ours: Parents, world: World, faults: list[tuple[str, str]], refused: ConfigError | None
+) -> list[Parent]:
+    """All parentRefs that are Gateways or ListenerSets of ours; a route that is refused attaches nowhere."""
+    spec = thing.fields("spec")
+    found = []
+    for entry in spec.each("parentRefs"):
+        ref = Ref.read(entry, "Gateway", thing.namespace, GROUP)
+        listeners = ours.get((ref.kind, ref.namespace, ref.name)) if ref.group == GROUP else None
+        if listeners is None:
+            continue
+        if refused is None:
+            found.append(_parent(thing, entry, hostnames(thing), listeners, world, faults))
+        else:
+            conditions = Conditions(thing.generation)
+            conditions.set("Accepted", False, "UnsupportedValue", str(refused))
+            conditions.set("ResolvedRefs", not faults, *(faults[0] if faults else ("ResolvedRefs", "")))
+            found.append(Parent(entry.data, entry.path, conditions, ()))
+    return found
+
+
+def hostnames(thing: Object) -> tuple[str, ...]:
+    """The names that a route is for; ConfigError where one is none, or a TLSRoute has none."""
     spec = thing.fields("spec")
     names = spec.items("hostnames", _hostname)
     if thing.kind == "TLSRoute" and thing.version != "v1alpha2" and not names:
         raise spec.error("hostnames", f"{thing}: is missing: the names that the route is for")
-    found = []
-    for entry in spec.each("parentRefs"):
-        ref = Ref.read(entry, "Gateway", thing.namespace, GROUP)
-        listeners = gateways.get((ref.namespace, ref.name))
-        if (ref.group, ref.kind) == (GROUP, "Gateway") and listeners is not None:
-            found.append(_parent(thing, entry, names, listeners, world, faults))
-    return found
+    return names
 
 
 def _parent(
@@ -107,7 +136,7 @@ def _parent(
     allowed = [one for one in meant if thing.kind in one.kinds and one.admits(thing.namespace, world)]
     for one in allowed:
         shared = tuple(filter(None, (intersection(name, one.hostname) for name in names or (ANY,))))
-        if shared or one.protocol == "TCP":
+        if shared or one.protocol in ("TCP", "UDP"):
             attached.append((one, shared))
             if thing not in one.routes:
                 one.routes.append(thing)

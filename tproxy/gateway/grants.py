@@ -40,6 +40,7 @@ class World:
     """What references may lead to."""
 
     secrets: dict[tuple[str, str], Object] = field(default_factory=dict)
+    maps: dict[tuple[str, str], Object] = field(default_factory=dict)
     services: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
@@ -52,6 +53,8 @@ class World:
             match thing.group, thing.kind:
                 case "", "Secret":
                     made.secrets[thing.key] = thing
+                case "", "ConfigMap":
+                    made.maps[thing.key] = thing
                 case "", "Service":
                     made.services.add(thing.key)
                 case "", "Namespace":
@@ -85,16 +88,23 @@ class World:
         secret = self.secrets.get((ref.namespace, ref.name))
         if secret is None:
             return f"{ref} does not exist"
-        data = secret.body.get("data")
-        data = data if isinstance(data, Mapping) else {}
-        for key in ("tls.crt", "tls.key"):
-            try:
-                text = base64.b64decode(str(data.get(key, "")), validate=True)
-            except ValueError:
-                return f"{ref}: {key} is not base64"
-            if b"-----BEGIN " not in text:
-                return f"{ref}: {key} is not PEM"
-        return ""
+        return _pem_fault(ref, secret, "tls.crt") or _pem_fault(ref, secret, "tls.key")
+
+    def authority_fault(self, ref: Ref) -> str:
+        """Why a ConfigMap or Secret holds no certificates of authorities."""
+        found = (self.maps if ref.kind == "ConfigMap" else self.secrets).get((ref.namespace, ref.name))
+        return _pem_fault(ref, found, "ca.crt") if found is not None else f"{ref} does not exist"
+
+
+def _pem_fault(ref: Ref, thing: Object, key: str) -> str:
+    data = thing.body.get("data")
+    text = str(data.get(key, "")) if isinstance(data, Mapping) else ""
+    if thing.kind == "Secret":
+        try:
+            text = base64.b64decode(text, validate=True).decode("latin-1")
+        except ValueError:
+            return f"{ref}: {key} is not base64"
+    return "" if "-----BEGIN " in text else f"{ref}: {key} is not PEM"
 
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:

@@ -11,7 +11,7 @@ from typing import TypeVar, assert_never
 from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable, intersection
-from tproxy.core.http_routes import Entry, HttpTable, istio_order
+from tproxy.core.http_routes import HttpTable
 from tproxy.core.routes import (
     Bind,
     Chain,
@@ -25,13 +25,14 @@ from tproxy.core.routes import (
     TlsListener,
 )
 from tproxy.gateway.findings import Findings, by_kind
+from tproxy.gateway.istio_delegates import resolved
 from tproxy.gateway.istio_gateway import GROUP, Family, Server, servers
+from tproxy.gateway.istio_tables import Bound, requests, requests_by_tls
 from tproxy.gateway.istio_virtual import L4Match, L4Rule, Virtual, policies, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 
 T = TypeVar("T")
-Bound = Mapping[str, list[Virtual]]  # by Gateway, namespace/name
 _VERSIONS = ("v1", "v1beta1", "v1alpha3")
 _READ = ("Gateway", "VirtualService", "DestinationRule", "ServiceEntry")
 
@@ -44,7 +45,7 @@ def listeners(
     kinds, targets = by_kind(things, GROUP, _READ, _VERSIONS, findings), _targets(things, labels, findings)
     rules = policies(kinds["DestinationRule"], findings)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
-    bound = _bound(virtuals, kinds["Gateway"], findings)
+    bound = _bound(resolved(virtuals, findings), kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
     for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
         for server in found:
@@ -125,7 +126,7 @@ def _merge(there: list[Server], server: Server, findings: Findings) -> None:
 def _listener(port: int, found: list[Server], bound: Bound, findings: Findings) -> Listener:
     match found[0].family:
         case Family.HTTP:
-            return HttpListener(port, _requests(found, bound))
+            return HttpListener(port, requests(found, bound))
         case Family.TCP:
             route = _tcp(found[0], bound)
             if route is None:
@@ -139,10 +140,11 @@ def _listener(port: int, found: list[Server], bound: Bound, findings: Findings) 
 
 def _chains(found: list[Server], bound: Bound, findings: Findings) -> dict[str, Chain]:
     chains: dict[str, Chain] = {}
+    tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
             for _, host in server.hosts:
-                chains.setdefault(host, _ended(server, bound))
+                chains.setdefault(host, _ended(server, bound, tables))
             continue
         routed = False
         for name, chain, (made, match) in _passed(server, bound):
@@ -168,33 +170,14 @@ def _passed(server: Server, bound: Bound) -> Iterator[tuple[str, Passthrough, tu
                     yield both, Passthrough(server.name, rule.route), (made, match)
 
 
-def _ended(server: Server, bound: Bound) -> Chain:
+def _ended(server: Server, bound: Bound, tables: Mapping[str, HttpTable]) -> Chain:
     """We end TLS; a TLS server carries bytes on, an HTTPS server requests."""
     assert server.tls is not None
     if server.protocol == "HTTPS":
-        return Terminate(server.name, server.tls, _requests([server], bound), server.acme)
+        return Terminate(server.name, server.tls, tables[server.name], server.acme)
     if (route := _tcp(server, bound)) is None:
         return Closed(server.name, f"no VirtualService tcp route is bound to port {server.port}", server.acme)
     return Terminate(server.name, server.tls, route, server.acme)
-
-
-def _requests(found: list[Server], bound: Bound) -> HttpTable:
-    """Hosts that servers and VirtualServices both mean; rules of several for one host stand one after the other."""
-    hosts: dict[str, list[Entry]] = {}
-    for server in found:
-        gateway = f"{server.gateway.namespace}/{server.gateway.name}"
-        for made in bound[gateway]:
-            entries = [
-                Entry(condition.match, rule.rule)
-                for rule in made.http
-                for condition in rule.conditions
-                if condition.port in (None, server.port) and gateway in (condition.gateways or made.gateways)
-            ]
-            for where, host in server.hosts if entries else ():
-                for own in made.hosts if where in ("*", made.thing.namespace) else ():
-                    if (both := intersection(host, own)) is not None:
-                        hosts.setdefault(both, []).extend(entries)
-    return HttpTable(HostTable((host, istio_order(entries)) for host, entries in hosts.items()))
 
 
 def _tcp(server: Server, bound: Bound) -> Route | None:

@@ -62,6 +62,7 @@ class Server:
     hosts: tuple[tuple[str, str], ...]
     tls: ServerTls | None
     acme: Route | None
+    redirects: bool = False  # plaintext requests, to https
 
     @property
     def name(self) -> str:
@@ -110,8 +111,9 @@ def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings
     family = _FAMILIES[protocol]
     bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
     tls = _tls(thing, entry, family, findings)
+    redirects = family is Family.HTTP and entry.inner("tls").flag("httpsRedirect", False)
     entry.finish()
-    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme)
+    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme, redirects)
 
 
 def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> ServerTls | None:

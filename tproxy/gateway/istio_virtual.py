@@ -13,7 +13,7 @@ from tproxy.gateway import istio_http
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.istio_http import HttpRule
 from tproxy.gateway.objects import Object
-from tproxy.gateway.registry import Registry, full_host
+from tproxy.gateway.registry import NOT_READY, Registry, full_host
 
 _MESH_ONLY = ("sourceLabels", "sourceNamespace")
 _PROXY = {"V1": ProxyProtocol.V1, "V2": ProxyProtocol.V2}
@@ -65,7 +65,9 @@ def virtual(thing: Object, registry: Registry, policies: Policies, findings: Fin
     """A VirtualService, checked. ConfigError as the webhook's."""
     spec = thing.fields("spec")
     hosts = spec.items("hosts", _host)
-    gateways = tuple(_gateway(text, thing.namespace) for text in spec.items("gateways", str, ["mesh"]))
+    gateways = tuple(_gateway(text, thing.namespace) for text in spec.items("gateways", str, ["mesh"] if hosts else []))
+    if gateways and not hosts:
+        raise spec.error("gateways", "delegate virtual service must have no gateways specified")
     ignore(thing, spec, ("exportTo",), findings)
     kinds = [key for key in ("http", "tls", "tcp") if spec.raw(key)]
     if not kinds:
@@ -78,7 +80,7 @@ def virtual(thing: Object, registry: Registry, policies: Policies, findings: Fin
     reader = _Reader(thing, hosts, registry, policies, findings)
     tls = tuple(reader.rule(entry, "tls") for entry in spec.each("tls"))
     tcp = tuple(reader.rule(entry, "tcp") for entry in spec.each("tcp"))
-    http = tuple(istio_http.rules(thing, spec, reader.destination, lambda text: _gateway(text, thing.namespace)))
+    http = tuple(istio_http.rules(thing, spec, reader, lambda text: _gateway(text, thing.namespace), findings))
     spec.finish()
     return Virtual(thing, hosts, gateways, tls, tcp, http)
 
@@ -130,13 +132,18 @@ class _Reader:
     def destination(self, route: Fields, alone: bool) -> Backend:
         """One of a rule's destinations; ``alone`` it gets everything."""
         weight = route.integer("weight", 0, 0, 2**31 - 1)
-        target = route.inner("destination")
+        backend = self.target(route.inner("destination"), 1 if alone else weight)
+        route.finish()
+        return backend
+
+    def target(self, target: Fields, weight: int) -> Backend:
+        """A Destination: a host, its subset, its port."""
         if not target.text("host"):
             raise target.error("host", "is missing")
         host, subset = full_host(target.parsed("host", _host, None), self._thing.namespace), target.text("subset")
         number = target.inner("port")
         port = number.parsed("number", parse_port, None) if number.raw("number") is not None else None
-        for fields in (number, target, route):
+        for fields in (number, target):
             fields.finish()
         policy = self._policies.get((host, subset)) or (None if subset else _NOTHING)
         labels = policy.labels if policy else {}
@@ -145,8 +152,10 @@ class _Reader:
             endpoints, fault = (), f"no DestinationRule has the subset {subset!r}"
         if fault:
             self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
-        name = "|".join(("outbound", str(port or ""), subset, host))  # Envoy's name for it, which people grep
-        backend = Backend(name, endpoints, 1 if alone else weight, fault=fault)
+        number_of = port or self._registry.only_port(host)
+        name = "|".join(("outbound", str(number_of or ""), subset, host))  # Envoy's name for it, which people grep
+        http2 = self._registry.http2(host, port)
+        backend = Backend(name, endpoints, weight, fault="" if fault == NOT_READY else fault, http2=http2)
         return replace(backend, tls=policy.tls, proxy=policy.proxy) if policy else backend
 
 

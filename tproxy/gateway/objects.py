@@ -14,6 +14,7 @@ from tproxy.core.fields import ConfigError, Fields
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST = 2_000_000  # nodes of a file, aliases counted as often as they are used
 _DEEPEST = 60  # dots in an annotation's name count, too
+_CLUSTER = ("GatewayClass", "Namespace", "CustomResourceDefinition")  # kinds without a namespace
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float")}
 
 
@@ -53,7 +54,7 @@ class Object:
         return self.fields().error(field, f"{self}: {why}" if value is None else why, value)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}"
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
 def parse(text: str, where: str) -> Iterator[Object | ConfigError]:
@@ -71,6 +72,11 @@ def parse(text: str, where: str) -> Iterator[Object | ConfigError]:
             yield _broken(error, where)
             return
         yield from _objects(node, where)
+
+
+def from_document(document: Mapping[str, Any], where: str) -> Object:
+    """What came as JSON, of which no lines are known. ConfigError for what is no object."""
+    return _object(Fields(document, where), {})
 
 
 def _too_deep(text: str) -> int:
@@ -127,7 +133,7 @@ def _object(top: Fields, lines: Mapping[str, int]) -> Object:
         group=group,
         version=version,
         kind=kind,
-        namespace=meta.text("namespace") or "default",
+        namespace="" if kind in _CLUSTER else meta.text("namespace") or "default",
         name=name,
         created=meta.text("creationTimestamp"),
         generation=meta.integer("generation", 1, 0, 2**53),

@@ -13,6 +13,8 @@ from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
 
 DOMAIN = "svc.cluster.local"
+NOT_READY = "has no endpoints that are ready"
+_HTTP2 = ("http2", "grpc", "h2c", "kubernetes.io/h2c")  # an appProtocol, or how a port's name begins in Istio
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Service:
     ports: Mapping[int, str]  # number to name
     members: tuple[Member, ...] = ()
     fault: str = ""
+    http2: frozenset[int] = frozenset()  # ports that speak HTTP/2
 
 
 class Registry:
@@ -73,7 +76,22 @@ class Registry:
         if name is None:
             return (), f"has no port {port}; it has {_listed(service)}"
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
-        return tuple(m.endpoint for m in members), "" if members else "has no endpoints that are ready"
+        return tuple(m.endpoint for m in members), "" if members else NOT_READY
+
+    def only_port(self, host: str) -> int | None:
+        """The port of a host that has one."""
+        service = self.services.get(host)
+        return next(iter(service.ports)) if service is not None and len(service.ports) == 1 else None
+
+    def http2(self, host: str, port: int | None) -> bool:
+        """Whether a host's port speaks HTTP/2, as far as its Service says."""
+        service = self.services.get(host)
+        return service is not None and (port in service.http2 or (port is None and len(service.http2) == 1))
+
+    def port_name(self, host: str, port: int) -> str:
+        """What a host's port is called, if it is there."""
+        service = self.services.get(host)
+        return service.ports.get(port, "") if service else ""
 
     def _entry(self, thing: Object) -> None:
         spec = thing.fields("spec")
@@ -92,7 +110,10 @@ class Registry:
                 labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
                 members.append(Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels))
         for host in spec.some("hosts", parse_hostname):
-            self.services[host] = Service(names, tuple(members), fault)
+            speaks = frozenset(
+                number for number, entry in ports.items() if is_http2("", entry.text("protocol").lower())
+            )
+            self.services[host] = Service(names, tuple(members), fault, speaks)
 
 
 @dataclass(slots=True)
@@ -124,16 +145,26 @@ class _Collected:
                     into.append((port.text("name"), where, entry.inner("targetRef").text("name")))
 
     def service(self, thing: Object, spec: Fields) -> Service:
-        ports = {entry.parsed("port", parse_port, None): entry.text("name") for entry in spec.each("ports")}
+        entries = [(entry.parsed("port", parse_port, None), entry) for entry in spec.each("ports")]
+        ports = {port: entry.text("name") for port, entry in entries}
+        http2 = frozenset(port for port, entry in entries if is_http2(entry.text("appProtocol"), ports[port]))
         if spec.text("type", "ClusterIP") == "ExternalName":
             return Service(ports, (), "is an ExternalName Service, which is not supported")
         known = self.members.get(thing.key)
         cluster_ip = spec.text("clusterIP")
         if known is None and cluster_ip not in ("", "None"):  # its endpoints are kube-proxy's business
             address = spec.parsed("clusterIP", _ip, None)
-            return Service(ports, tuple(Member(name, Endpoint(address, port)) for port, name in ports.items()))
+            alone = tuple(Member(name, Endpoint(address, port)) for port, name in ports.items())
+            return Service(ports, alone, http2=http2)
         members = (Member(p, where, self.pods.get((thing.namespace, pod), {})) for p, where, pod in known or ())
-        return Service(ports, tuple(members))
+        return Service(ports, tuple(members), http2=http2)
+
+
+def is_http2(app_protocol: str, name: str) -> bool:
+    """By appProtocol, else by the port's name as Istio reads it: ``grpc-api``, not ``grpc-web``."""
+    if app_protocol:
+        return app_protocol.lower() in _HTTP2
+    return name.partition("-")[0].lower() in _HTTP2 and not name.lower().startswith("grpc-web")
 
 
 def host_of(name: str, namespace: str) -> str:

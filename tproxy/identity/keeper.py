@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 from tproxy.core.identity import Snapshot
 from tproxy.core.renewal import is_short, pause
+from tproxy.identity.repeat import repeat
 from tproxy.identity.source import Source, SourceError
 
 log = logging.getLogger("tproxy")
@@ -50,22 +50,9 @@ class Keeper:
         """For ever. Whatever a source does, the last good snapshot stays."""
         warning = asyncio.create_task(self._warn())
         try:
-            while True:
-                following = asyncio.create_task(self._follow())
-                await self._until_asked(following)
+            await repeat(self._follow, self._now)
         finally:
             warning.cancel()
-
-    async def _until_asked(self, following: asyncio.Task[None]) -> None:
-        asked = asyncio.create_task(self._now.wait())
-        try:
-            await asyncio.wait((following, asked), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (following, asked):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            self._now.clear()
 
     async def _follow(self) -> None:
         """Until it fails, and the pause after that."""

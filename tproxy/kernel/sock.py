@@ -87,6 +87,16 @@ def front_listener(host: str, port: int, backlog: int = 4096) -> socket.socket:
     return sock
 
 
+def can_bind(host: str) -> bool:
+    """Whether this is an address of ours: any port of it can be had."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def any_host() -> str:
     """The wildcard address that takes IPv6 and IPv4 where the kernel has IPv6."""
     return "::" if _ipv6_works() else "0.0.0.0"

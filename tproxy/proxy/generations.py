@@ -6,17 +6,22 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tproxy.core.config import Config
-from tproxy.core.effective import settle
+from tproxy.core.effective import settle, with_set
 from tproxy.core.fields import ConfigError
-from tproxy.core.identity import Snapshot
+from tproxy.core.identity import Snapshot, SpiffeId
+from tproxy.core.told import Told
 from tproxy.identity.keeper import Keeper, Status
 from tproxy.identity.open import open_source
 from tproxy.identity.trusted import paths, trusted
 from tproxy.identity.watch import Watch
 from tproxy.proxy.side import State
 from tproxy.proxy.tls import contexts
+
+if TYPE_CHECKING:
+    from tproxy.identity.policies import Policies  # gRPC costs memory
 
 log = logging.getLogger("tproxy")
 
@@ -41,9 +46,11 @@ class Generations:
         file: str,
         taken: Callable[[State], None],
         refused: Callable[[], None],
+        policies: Policies | None = None,
     ) -> None:
+        self._policies = policies
         self._read, self._file, self._taken, self._refused = read, file, taken, refused
-        self._config = config
+        self._config = self._files = config  # with and without the policies that control tells
         self._told: tuple[str, ...] = ()  # remarks
         self._watched = self._paths()
         self._watch = Watch(self._watched)  # from now on: the first credentials may take long
@@ -71,8 +78,8 @@ class Generations:
         """For ever, once there is a first State."""
         try:
             while True:
-                asked = await self._change()
-                self._reload(asked)
+                asked, changed = await self._change()
+                await self._reload(asked, asked or changed)
         finally:
             self.stop()
 
@@ -82,26 +89,33 @@ class Generations:
             if supply is not None:
                 supply.task.cancel()
 
-    async def _change(self) -> bool:
-        """Waits for a change of a file, or until somebody asks: then True."""
+    async def _change(self) -> tuple[bool, bool]:
+        """Waits until somebody asks, files change, or control tells other policies: whether it was one of the first."""
         if self._watched != (now := self._paths()):
             self._watched, self._watch = now, Watch(now)
-        both = asyncio.create_task(self._watch.change()), asyncio.create_task(self._asked.wait())
+        news = self._policies.news if self._policies else asyncio.Event()
+        changing = asyncio.create_task(self._watch.change())
+        tasks = changing, asyncio.create_task(self._asked.wait()), asyncio.create_task(news.wait())
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            return self._asked.is_set()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return self._asked.is_set(), changing.done()
         finally:
-            for task in both:
+            for task in tasks:
                 task.cancel()
             self._asked.clear()
+            news.clear()
 
     def _paths(self) -> list[str]:
         config = self._config
-        return [*filter(None, [self._file]), *paths(config.trust), *config.policies]
+        files = filter(None, [self._file, config.workload.labels_file, config.egress_routes.file])
+        return [*files, *paths(config.trust), *config.policies]
 
-    def _reload(self, asked: bool) -> None:
+    async def _reload(self, asked: bool, read: bool) -> None:
+        told = self._policies.newest if self._policies else None
         try:
-            config = self._read()
+            if read:
+                self._files = self._read()
+            config, settled = await self._compiled(told)
             if self._next is not None:
                 self._next.task.cancel()
                 self._next = None
@@ -109,13 +123,26 @@ class Generations:
                 log.info("reload: credentials come from another source now; the old ones serve until it delivers")
                 self._next = _Supply(config, self._renewed, self._refused)
             elif self._snapshot is not None:
-                self._swap(config, self._snapshot)
+                self._swap(config, self._snapshot, settled)
                 if asked:
                     self._supply.keeper.renew()
         except ConfigError as error:
             self._refuse(error)
         except ImportError:  # privileges are gone, and Python's files may be out of reach
             self._refuse(ConfigError("configuration", "identity", "this source needs a restart of the sidecar"))
+
+    async def _compiled(self, told: Told | None) -> tuple[Config, Config]:
+        """The files with these policies of control, and what that means for us; off the loop: objects may be many."""
+        while True:
+            own = self._snapshot.svid.id if self._snapshot else None
+            try:
+                found = await asyncio.to_thread(_compile, self._files, told, own)
+            except ConfigError as error:
+                if self._policies is not None and told is not None:
+                    self._policies.refused(str(error))
+                raise
+            if self._snapshot is None or own == self._snapshot.svid.id:
+                return found
 
     def _renewed(self, supply: _Supply, snapshot: Snapshot) -> None:
         another = supply is self._next
@@ -133,12 +160,14 @@ class Generations:
             self._supply.task.cancel()
             self._supply, self._next = supply, None
 
-    def _swap(self, config: Config, snapshot: Snapshot) -> None:
+    def _swap(self, config: Config, snapshot: Snapshot, settled: Config | None = None) -> None:
         whole = trusted(snapshot, config.trust)
-        settled = self._settled(config, snapshot)
+        settled = settled or self._settled(config, snapshot)
         state = State(settled, contexts(whole, settled))
         self._tell(settled)
         self._config, self._snapshot, self._state = config, snapshot, state
+        if self._policies is not None:
+            self._policies.taken(config.held)
         if self._first.done():
             self._taken(state)
         else:
@@ -164,6 +193,11 @@ class Generations:
     def _refuse(self, error: ConfigError) -> None:
         log.error("reload refused, the last good configuration keeps serving: %s", error)
         self._refused()
+
+
+def _compile(files: Config, told: Told | None, own: SpiffeId | None) -> tuple[Config, Config]:
+    config = with_set(files, told)
+    return config, settle(config, own)
 
 
 def _source_of(config: Config) -> object:

@@ -33,6 +33,10 @@ from tproxy.core.settings import IstioCa, WorkloadApi
 
 CONFIG = "TPROXY_CONFIG"  # environment: the sidecar's configuration, as YAML; JSON is YAML
 SECRET_PATH = "/var/run/secrets/tproxy"
+POD_PATH = "/var/run/tproxy/pod"
+LABELS = f"{POD_PATH}/labels"  # a file, as the kubelet writes it anew when labels change; an env variable would not
+ROUTES_PATH = "/var/run/tproxy/egress"
+ROUTES = f"{ROUTES_PATH}/egress.yaml"  # a ConfigMap's key, which the kubelet writes anew when it changes
 STEP_ASIDE = 5  # seconds that an ordinary sidecar goes on listening after the pod's end has begun; as Istio's
 
 
@@ -113,7 +117,7 @@ def sidecar(
         "readinessProbe": {**_ready(parsed), "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3},
         "volumeMounts": [
             {"name": volume["name"], "mountPath": path, "readOnly": True}
-            for volume, path in volumes(parsed, secret_of(wish, settings), settings)
+            for volume, path in volumes(parsed, wish, settings)
         ],
     }
 
@@ -135,8 +139,18 @@ def secret_of(wish: Wishes, settings: Injection) -> str:
     return settings.secret if wish.secret is None else wish.secret
 
 
-def volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:
-    """Volumes and where they are mounted: what the configured source of identity reads, and nothing else."""
+def volumes(parsed: Config, wish: Wishes, settings: Injection) -> list[tuple[dict[str, Any], str]]:
+    """Volumes and where they are mounted: what identity, labels and rules of egress are read from, and nothing else."""
+    found = _identity_volumes(parsed, secret_of(wish, settings), settings)
+    if parsed.workload.labels_file == LABELS:
+        item = {"path": _file(LABELS), "fieldRef": {"fieldPath": "metadata.labels"}}
+        found.append(({"name": "tproxy-pod", "downwardAPI": {"items": [item]}}, POD_PATH))
+    if wish.egress_routes is not None:
+        found.append(({"name": "tproxy-egress", "configMap": {"name": wish.egress_routes}}, ROUTES_PATH))
+    return found
+
+
+def _identity_volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:
     if secret:  # 0440: the key is for root and the pod's fsGroup, which is the sidecar's
         volume = {"name": "tproxy-secret", "secret": {"secretName": secret, "defaultMode": 0o440}}
         return [(volume, SECRET_PATH)]

@@ -1,9 +1,10 @@
 """The configuration of one pod's sidecar: the cluster's, the annotations laid over it, and what follows from the pod.
 
-Two things follow from the pod. *drain* ends before the kubelet's SIGKILL. *gid*: what the kubelet writes for one group
-only is read through the pod's fsGroup, which becomes the sidecar's group. A projected token is everyone's to read,
-unless the pod has an fsGroup (then root's and that group's), or all its containers run as one user (then that user's
-alone); kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never everyone's: the sidecar refuses that.
+Three things follow from the pod. *drain* ends before the kubelet's SIGKILL. *labelsFile*: labels, by which policies
+select a pod, may change after it was made, so they come from a file. *gid*: what the kubelet writes for one group only
+is read through the pod's fsGroup, which becomes the sidecar's group. A projected token is everyone's to read, unless
+the pod has an fsGroup (then root's and that group's), or all its containers run as one user (then that user's alone);
+kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never everyone's: the sidecar refuses that.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ def sidecar_config(
         merged["identity"] = {"cert": f"{at}/tls.crt", "key": f"{at}/tls.key", "ca": f"{at}/ca.crt"}
     elif merged.get("identity") is None:
         merged["identity"] = {"istioCa": {"address": f"tproxy-control.{settings.namespace}.svc:15012"}}
+    if wish.egress_routes is not None:  # replaced, not merged: a file stands alone
+        merged["egressRoutes"] = {"file": containers.ROUTES}
     merged["fast"] = {"sockmap": "off", **(merged.get("fast") or {})}
     parsed = Config.parse(merged, where_config)
+    if (parsed.follows or parsed.policies) and not (parsed.workload.labels or parsed.workload.labels_file):
+        merged["workload"] = {**(merged.get("workload") or {}), "labelsFile": containers.LABELS}
     grace = spec.get("terminationGracePeriodSeconds")
     left = (_GRACE if grace is None else grace) - 1 - (0 if native else containers.STEP_ASIDE)
     if left < parsed.limits.drain:  # what is not over then is ended by us, and not by SIGKILL

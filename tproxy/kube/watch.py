@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from tproxy.control.api_server import ApiError, Reply, connected
-from tproxy.control.config import Kubernetes
 from tproxy.core.renewal import pause
-from tproxy.core.workloads import name_of
+from tproxy.kube.api_server import ApiError, Reply, connected
+from tproxy.kube.where import Kubernetes
 
 log = logging.getLogger("tproxy")
 PAGE = 250  # objects
@@ -44,13 +43,27 @@ class Status:
 
 
 class Watch:
-    """``put`` gets namespace/name and the object, or None when it is gone."""
+    """``put`` gets namespace/name (or the name, without a namespace) and the object, or None when it is gone.
 
-    def __init__(self, where: Kubernetes, path: str, put: Put) -> None:
+    ``only`` is a field selector.
+    """
+
+    def __init__(self, where: Kubernetes, path: str, put: Put, only: str = "") -> None:
         self._where, self._path, self._put = where, path, put
+        self._only = {"fieldSelector": only} if only else {}
         self._version = ""  # of the collection; without one it is listed
         self._known = set[str]()
         self.status = Status()
+
+    def follow(self, path: str) -> None:
+        """The same objects are found there from now on. Not while it runs."""
+        self._path, self._version = path, ""
+
+    def forget(self) -> None:
+        """There is no such collection any more, so nothing in it. Not while it runs."""
+        for gone in self._known:
+            self._put(gone, None)
+        self._known, self._version, self.status = set(), "", Status(synced=True, lists=self.status.lists)
 
     async def run(self) -> None:
         """For ever."""
@@ -120,19 +133,19 @@ class Watch:
         if not isinstance(about, dict):
             raise ApiError(f"an event of {self._path} has no metadata")
         if kind == "DELETED":
-            self._known.discard(name_of(one))
-            self._put(name_of(one), None)
+            self._known.discard(key_of(one))
+            self._put(key_of(one), None)
         elif kind != "BOOKMARK":
             self._take(one, self._known)
         self._version = str(about.get("resourceVersion") or self._version)
 
     def _take(self, one: Any, seen: set[str]) -> None:
-        if name := name_of(one):
+        if name := key_of(one):
             seen.add(name)
             self._put(name, one)
 
     def _with(self, **query: Any) -> str:
-        return f"{self._path}?{urlencode(query)}"
+        return f"{self._path}?{urlencode({**query, **self._only})}"
 
     def _unexpected(self, reply: Reply, right: str) -> ApiError:
         may = f"; our service account may not {right} it" if reply.status in (401, 403) else ""
@@ -143,4 +156,14 @@ class Watch:
         self.status.failures, self.status.error = self.status.failures + 1, why
         if self.status.failures % RELIST == 0:  # whatever stands in the way there, a list leads around it
             self._version = ""
-        log.log(logging.DEBUG if known else logging.WARNING, "the directory goes on with what it knows: %s", why)
+        log.log(logging.DEBUG if known else logging.WARNING, "going on with what is known: %s", why)
+
+
+def key_of(document: Any) -> str:
+    """namespace/name, or the name of what has no namespace; empty without."""
+    about = document.get("metadata") if isinstance(document, dict) else None
+    about = about if isinstance(about, dict) else {}
+    namespace, name = about.get("namespace", ""), about.get("name")
+    if not isinstance(name, str) or not isinstance(namespace, str):
+        return ""
+    return f"{namespace}/{name}" if namespace else name

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import h11
 
-from tproxy.control.config import Kubernetes
+from tproxy.kube.where import Kubernetes
 
 SECONDS = 5.0  # for one connection with all that is asked on it
 ANSWER_LIMIT = 4 * 1024 * 1024  # bytes of one body; a node's pods in one namespace
@@ -25,6 +25,7 @@ HEAD_LIMIT = 64 * 1024
 READ = 64 * 1024
 PAGE = 250  # objects of one answer to a list
 JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"  # JSON is YAML
+MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
 
 
 class ApiError(Exception):

@@ -1,0 +1,28 @@
+"""A request begins: the plan is asked, and what it says is begun."""
+
+from __future__ import annotations
+
+import random
+from typing import assert_never
+
+from tproxy.core.http import Head
+from tproxy.core.http_forwarded import Client as Caller
+from tproxy.core.http_local import Answer
+from tproxy.core.http_plan import Forward, plan
+from tproxy.core.http_routes import HttpTable
+from tproxy.gateway.http.engine import Done, Engine, new_id
+from tproxy.gateway.http.exchange import Exchange
+from tproxy.gateway.http.local import Local
+from tproxy.gateway.http.stream import Sink, Stream
+
+
+def accept(engine: Engine, table: HttpTable, caller: Caller, stream: Stream, head: Head, end: bool) -> Sink:
+    """Begin what the plan says."""
+    done = Done(head, caller, engine.clock(), 0.0)
+    match plan(table, head, caller, random.random, new_id):
+        case Answer() as answer:
+            return Local(engine, stream, answer, done)
+        case Forward() as forward:
+            return Exchange(engine, stream, forward, done, end)
+        case never:
+            assert_never(never)

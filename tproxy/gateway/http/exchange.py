@@ -1,0 +1,298 @@
+"""One request on its way: from a client's stream to a backend's and back, with tries, deadlines and mirrors.
+
+What to do is ``core.http_plan``'s decision; this does it. Both directions flow at once, and whoever is slow brakes the
+other side: at most one read and ``limits.congested`` bytes wait, and a body kept for another try has a bound, too.
+"""
+
+from __future__ import annotations
+
+import random
+
+from tproxy.core import http_retry as retries
+from tproxy.core.address import Endpoint
+from tproxy.core.http import Headers, Reply
+from tproxy.core.http_local import local
+from tproxy.core.http_plan import Forward
+from tproxy.gateway.http import failures
+from tproxy.gateway.http.attempt import Attempt
+from tproxy.gateway.http.engine import Done, Engine
+from tproxy.gateway.http.h1_client import H1Client
+from tproxy.gateway.http.local import respond
+from tproxy.gateway.http.mirror import Shadow
+from tproxy.gateway.http.stream import Broken, Reset, Stream
+from tproxy.gateway.http.wheel import Timer
+
+TRIES = 3  # endpoints of a backend, while none could be connected to
+
+
+class Exchange:
+    """The client's side: what it sends goes to the try of the moment, and is kept while another may be needed."""
+
+    __slots__ = (
+        "_answered",
+        "_attempt",
+        "_body",
+        "_done",
+        "_down",
+        "_ended",
+        "_kept",
+        "_left",
+        "_mirrors",
+        "_plan",
+        "_replied",
+        "_timer",
+        "_trailers",
+        "_tried",
+        "_waiting",
+        "engine",
+    )
+
+    def __init__(self, engine: Engine, stream: Stream, forward: Forward, done: Done, end: bool) -> None:
+        self.engine, self._down, self._plan, self._done = engine, stream, forward, done
+        self._ended = end  # the client has sent all
+        self._trailers: Headers = []
+        self._kept: list[bytes] | None = []  # of the body, for a try that begins later; None: too much for that
+        self._body = 0
+        self._replied = self._answered = False  # an answer's head went out; all of it did
+        self._waiting = False  # for a connection; the client is held as long
+        self._tried: list[Endpoint] = []
+        self._left = forward.retry.attempts if forward.retry is not None else 0
+        self._attempt: Attempt | None = None
+        self._timer: Timer | None = None
+        self._mirrors = [
+            Shadow(head, end, engine.pool(backend, random.choice(backend.endpoints)), engine.limits.buffer)
+            for backend, head in forward.mirrors
+            if backend.endpoints
+        ]
+        done.rule, done.backend = forward.rule.name, forward.backend
+        if (seconds := forward.timeouts.request) is not None:
+            self._timer = Timer(self._late)
+            engine.wheel.arm(self._timer, seconds)
+        if forward.delay:
+            self._waiting = True
+            stream.hold(True)
+            self._timer = Timer(self._delayed)
+            engine.wheel.arm(self._timer, forward.delay)
+        else:
+            self._try()
+
+    # -- what the client sends ----------------------------------------------------------------------------------------
+
+    def head(self, reply: Reply, end: bool) -> None:
+        """Never."""
+
+    def data(self, data: bytes) -> None:
+        """To the try of the moment, to the mirrors, and kept while that may be of use."""
+        self._body += len(data)
+        if self._kept is not None:
+            if self._body <= self.engine.limits.buffer or self._waiting:
+                self._kept.append(data)
+            else:
+                self._kept = None
+        if self._attempt is not None:
+            self._attempt.pass_on(data)
+        for mirror in self._mirrors:
+            mirror.pass_on(data)
+
+    def end(self, trailers: Headers) -> None:
+        """The request is complete."""
+        self._ended, self._trailers = True, trailers
+        if self._attempt is not None:
+            self._attempt.finish(trailers)
+        for mirror in self._mirrors:
+            mirror.finish(trailers)
+        if self._answered:
+            self._over()
+
+    def reset(self, reset: Reset) -> None:
+        """The client has left."""
+        self._done.flags, self._done.why = "DC", reset.why
+        self._stop(reset)
+
+    def congested(self, on: bool) -> None:
+        """The client reads slowly."""
+        if self._attempt is not None and self._attempt.stream is not None:
+            self._attempt.stream.hold(on)
+
+    # -- tries ------------------------------------------------------------------------------------------------------
+
+    def _delayed(self) -> None:
+        self._timer = None
+        self._try()
+
+    def _try(self, fresh: bool = False) -> None:
+        """Ask for a connection to an endpoint that was not tried yet, if there is one."""
+        engine, backend = self.engine, self._plan.backend
+        endpoints = backend.endpoints
+        endpoint = endpoints[0] if len(endpoints) == 1 else self._next(endpoints)
+        self._tried.append(endpoint)
+        self._done.endpoint = endpoint
+        self._done.tries += 1
+        self._attempt = attempt = Attempt(self, engine.pool(backend, endpoint))
+        if (seconds := failures.per_try(self._plan.timeouts, self._plan.retry)) is not None:
+            attempt.timer = Timer(attempt.late)
+            engine.wheel.arm(attempt.timer, seconds)
+        client = attempt.pool.take(attempt, fresh)
+        if client is not None:
+            attempt.connected(client)
+        elif self._attempt is attempt and not self._ended:
+            self._waiting = True
+            self._down.hold(True)
+
+    def _next(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
+        fresh = [endpoint for endpoint in endpoints if endpoint not in self._tried] if self._tried else endpoints
+        return random.choice(fresh or endpoints)
+
+    def request(self, attempt: Attempt, stream: Stream) -> None:
+        """A connection is there: say what was said so far."""
+        kept, ended = self._kept or (), self._ended
+        if self._waiting:
+            self._waiting = False
+            if self._body > self.engine.limits.buffer:
+                self._kept = None
+            self._down.hold(False)
+        stream.head(self._plan.head, ended and not kept and not self._trailers)
+        for data in kept:
+            stream.data(data)
+        if ended and (kept or self._trailers):
+            stream.end(self._trailers)
+
+    def failed(self, attempt: Attempt, reset: Reset) -> None:
+        """A try ended before its answer began, or within it."""
+        if self._replied:
+            self._done.flags, self._done.why = "UC", reset.why
+            self._down.reset(reset)
+            self._over()
+        elif self._again(attempt, reset):
+            self._attempt = None
+            self._try(fresh=reset.kind is Broken.UNPROCESSED)
+        else:
+            self._fail(*failures.FAILURES[reset.kind], reset.why)
+
+    def _again(self, attempt: Attempt, reset: Reset) -> bool:
+        """Whether it is tried once more: where the rule says so, and where nothing can have happened yet."""
+        retry, kind = self._plan.retry, reset.kind
+        if self._kept is None:
+            return False
+        if retry is not None and self._left > 0 and failures.wanted(retry, kind):
+            self._left -= 1
+            return True
+        if kind is Broken.CONNECT:
+            untried = any(endpoint not in self._tried for endpoint in self._plan.backend.endpoints)
+            return untried and len(self._tried) < TRIES
+        if kind is Broken.UNPROCESSED:
+            safe = not isinstance(attempt.client, H1Client) or self._plan.head.method in failures.IDEMPOTENT
+            return safe and self._done.tries < TRIES
+        return False
+
+    # -- what the backend sends ---------------------------------------------------------------------------------------
+
+    def replied(self, attempt: Attempt, reply: Reply, end: bool) -> bool:
+        """Its head goes to the client; False when another try takes its place."""
+        done, final = self._done, reply.status >= 200 or reply.status == 101
+        if not final:
+            self._down.head(reply, False)
+            return True
+        retry = self._plan.retry
+        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply):
+            self._left -= 1
+            attempt.give_up(Reset(Broken.RESET, f"the answer was {reply.status}"))
+            self._attempt = None
+            self._try()
+            return False
+        self._replied, self._kept = True, None
+        done.service_time = int((self.engine.clock() - done.began) * 1000)
+        done.status = reply.status
+        self._down.head(self._plan.respond(reply, done.service_time), end)
+        if self._plan.head.upgrade and reply.status != 101:
+            self._ended = True
+        if end:
+            self._answered = True
+            self._over() if self._ended else self._stop(Reset(Broken.RESET, "answered early"))
+        return True
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        self._done.sent_bytes += len(data)
+        self._down.data(data)
+
+    def completed(self, trailers: Headers) -> None:
+        """The answer is complete; the request need not be, and goes on only where both are raw bytes."""
+        self._answered = True
+        self._down.end(trailers)
+        if self._ended:
+            self._over()
+        elif self._done.status != 101:
+            self._stop(Reset(Broken.RESET, "answered early"))
+
+    def slow(self, on: bool) -> None:
+        """The backend reads slowly."""
+        self._down.hold(on)
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._replied:
+            self._done.flags, self._done.why = "UT", "the answer was not complete in time"
+            self._down.reset(Reset(Broken.TIMEOUT, self._done.why))
+            self._stop(Reset(Broken.TIMEOUT))
+        else:
+            self.timed_out()
+
+    def timed_out(self) -> None:
+        """No answer began in time."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.give_up(Reset(Broken.TIMEOUT, "no answer in time"))
+        self._fail(504, "upstream request timeout", "UT", "no answer in time")
+
+    def late_try(self, attempt: Attempt) -> None:
+        """One try took too long."""
+        attempt.give_up(Reset(Broken.TIMEOUT, "no answer to this try in time"))
+        retry = self._plan.retry
+        if self._replied or self._attempt is not attempt:
+            return
+        if retry is not None and self._left > 0 and self._kept is not None and retries.after_timeout(retry):
+            self._left -= 1
+            self._attempt = None
+            self._try()
+        else:
+            self.timed_out()
+
+    def _fail(self, status: int, text: str, flags: str, why: str) -> None:
+        answer = local(
+            self._done.head,
+            self._plan.respond.flavour,
+            status,
+            body=text.encode(),
+            rule=self._plan.rule.name,
+            flags=flags,
+            why=why,
+        )
+        done = self._done
+        done.status, done.flags, done.why, done.sent_bytes = answer.reply.status, flags, why, len(answer.body)
+        self._attempt, self._replied, self._kept = None, True, None
+        respond(self._down, answer)
+        self._over()
+
+    def _stop(self, reset: Reset) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.give_up(reset)
+        for mirror in self._mirrors:
+            mirror.give_up(reset)
+        self._over()
+
+    def _over(self) -> None:
+        """One record."""
+        done = self._done
+        if done.ended:
+            return
+        if self._timer is not None:
+            self.engine.wheel.stop(self._timer)
+        if self._attempt is not None:
+            self._attempt.unwatch()
+            self._attempt = None
+        done.ended, done.received_bytes = self.engine.clock(), self._body
+        self.engine.done(done)

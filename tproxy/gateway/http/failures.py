@@ -1,0 +1,40 @@
+"""What becomes of a request whose try failed: another try, or an answer in Envoy's words."""
+
+from __future__ import annotations
+
+from tproxy.core import http_retry as retries
+from tproxy.core.http_filters import Retry, Timeouts
+from tproxy.gateway.http.stream import Broken
+
+_BEFORE = "upstream connect error or disconnect/reset before headers. reset reason: "
+FAILURES = {  # status, body, Envoy's response flag
+    Broken.CONNECT: (503, f"{_BEFORE}remote connection failure", "UF"),
+    Broken.UNPROCESSED: (503, f"{_BEFORE}connection termination", "UC"),
+    Broken.CLOSED: (503, f"{_BEFORE}connection termination", "UC"),
+    Broken.RESET: (503, f"{_BEFORE}remote reset", "UR"),
+    Broken.MALFORMED: (502, f"{_BEFORE}protocol error", "UPE"),
+    Broken.TIMEOUT: (503, f"{_BEFORE}connection timeout", "UF"),
+    Broken.OVERLOAD: (503, f"{_BEFORE}overflow", "UO"),
+}
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+
+
+def wanted(retry: Retry, kind: Broken) -> bool:
+    """Whether a rule tries again after this."""
+    match kind:
+        case Broken.CONNECT:
+            return retries.after_connect(retry)
+        case Broken.UNPROCESSED:
+            return retries.after_refused(retry)
+        case Broken.TIMEOUT:  # of connecting
+            return retries.after_timeout(retry) or retries.after_connect(retry)
+        case Broken.OVERLOAD:
+            return False
+        case _:
+            return retries.after_reset(retry)
+
+
+def per_try(timeouts: Timeouts, retry: Retry | None) -> float | None:
+    """Seconds until one try is over; the shorter of two."""
+    both = (timeouts.backend, retry.per_try if retry is not None else None)
+    return min((seconds for seconds in both if seconds), default=None)

@@ -1,0 +1,285 @@
+"""A client's HTTP/1.1 connection: one request after the other, each joined by ``accept`` with what answers it.
+
+The next request is read when the one before is over: what is pipelined waits, at most one read of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http.client import responses
+from typing import cast
+
+from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
+from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
+from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, request_head
+from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
+from tproxy.gateway.http.wheel import Timer, Wheel
+
+_PIPELINED = 2  # why reading is paused: the next request came too early
+_SMALL = 16 * 1024  # bytes that are worth copying to save a packet
+_LINGERED = 256 * 1024  # bytes that are thrown away after our last words
+
+
+class H1Server(asyncio.Protocol):
+    """``ended`` is called once, when the connection is gone; ``refused`` with what was no request."""
+
+    def __init__(
+        self,
+        accept: Accept,
+        scheme: str,
+        wheel: Wheel,
+        limits: Limits,
+        refused: Callable[[Refusal], None],
+        ended: Callable[[Exception | None], None],
+    ) -> None:
+        self.accept, self.scheme, self.wheel, self.limits = accept, scheme, wheel, limits
+        self.refused, self.ended = refused, ended
+        self.transport: asyncio.Transport
+        self.sent = self.received = 0
+        self.draining = False
+        self.stream: ServerStream | None = None
+        self.timer = Timer(self._expired)
+        self._buffer, self._scanned, self._blanks = b"", 0, 0
+        self._out: list[bytes] = []  # one packet
+        self._loop = asyncio.get_running_loop()
+        self._body: Body | None = None  # of the request being read
+        self._paused = 0
+        self.over: str = ""  # why nothing more is read
+        self._thrown = 0
+        self._congested = False
+
+    # -- what the transport says ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = made = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
+        made.set_write_buffer_limits(self.limits.congested)
+        self.wheel.arm(self.timer, self.limits.head)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        stream = self.stream
+        if self.over:
+            self._throw(data)
+        elif stream is not None and stream.raw:
+            stream.sink.data(data)
+        else:
+            self._buffer = self._buffer + data if self._buffer else data
+            self.work()
+
+    def eof_received(self) -> bool:
+        stream = self.stream
+        if stream is not None and stream.raw and not self.over:
+            stream.read_end = True
+            stream.sink.end([])
+            self.finished(stream)
+            return True
+        return False  # as Envoy has it: who closes while a response is awaited has left
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.wheel.stop(self.timer)
+        self.over = self.over or "lost"
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.sink.reset(Reset(Broken.CLOSED if exc is None else Broken.RESET, "the client left"))
+        self.ended(exc)
+
+    def pause_writing(self) -> None:
+        self._congested = True
+        self.wheel.arm(self.timer, self.limits.stall)
+        if self.stream is not None:
+            self.stream.sink.congested(True)
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._watch()
+        if self.stream is not None:
+            self.stream.sink.congested(False)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while self._buffer and not self.over:
+            if self._body is not None:
+                self._read_body(self._body)
+            elif self.stream is not None:
+                if self.stream.raw:
+                    data, self._buffer = self._buffer, b""
+                    self.stream.sink.data(data)
+                    return
+                self.pause(_PIPELINED, True)
+                return
+            elif not self._begin():
+                return
+
+    def _begin(self) -> bool:
+        """The next request, if its head is whole."""
+        buffer = self._buffer
+        while buffer.startswith(b"\r\n") and self._blanks < 2:  # RFC 9112, 2.2
+            buffer, self._blanks = buffer[2:], self._blanks + 1
+        self._buffer = buffer
+        end = buffer.find(BLANK, max(self._scanned - 3, 0))
+        if end < 0:
+            self._scanned = len(buffer)
+            self._incomplete(buffer)
+            return False
+        self._scanned = self._blanks = 0
+        raw, self._buffer = buffer[: end + 4], buffer[end + 4 :]
+        if end > HEAD_LIMIT:
+            self._refuse(Refusal(431, f"the head has {end} bytes"))
+            return False
+        request = request_head(raw, self.scheme)
+        if isinstance(request, Refusal):
+            self._refuse(request)
+            return False
+        self._start(request)
+        return True
+
+    def _incomplete(self, buffer: bytes) -> None:
+        if len(buffer) > LINE_LIMIT and buffer.find(b"\n", 0, LINE_LIMIT) < 0:
+            self._refuse(Refusal(414, "the request line is too long"))
+        elif len(buffer) > HEAD_LIMIT:
+            self._refuse(Refusal(431, "the head is too long"))
+        elif buffer and not 65 <= buffer[0] <= 90:  # no method begins so: TLS, or what was left of something else
+            self._refuse(Refusal(400, "what came is not HTTP"))
+        elif self.timer.when - self.wheel.now > self.limits.head:
+            self.wheel.arm(self.timer, self.limits.head)
+
+    def _start(self, request: Request) -> None:
+        head = request.head
+        stream = self.stream = ServerStream(self, head.method, request.keep)
+        if request.length:
+            self._body = Chunked() if request.length < 0 else Length(request.length)
+        stream.upgrading = bool(head.upgrade)
+        stream.read_end = not request.length and not stream.upgrading
+        self._watch()
+        sink = self.accept(stream, head, stream.read_end)
+        if self.stream is stream:
+            stream.sink = sink
+        if request.expects and self.stream is stream and not stream.begun:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_body(self, body: Body) -> None:
+        stream = self.stream
+        assert stream is not None
+        try:
+            pieces, self._buffer, done = body.feed(self._buffer)
+        except BodyError as error:
+            stream.sink.reset(Reset(Broken.MALFORMED, str(error)))
+            self.stream = None
+            if stream.begun:
+                self.transport.abort()
+            else:
+                self._refuse(Refusal(400, str(error)))
+            return
+        if done:
+            self._body = None
+        self._watch()
+        for piece in pieces:
+            stream.sink.data(piece)
+        if done and self.stream is stream:
+            stream.read_end = True
+            stream.sink.end(body.trailers)
+            self.finished(stream)
+
+    def pause(self, why: int, on: bool) -> None:
+        before, self._paused = self._paused, self._paused | why if on else self._paused & ~why
+        if not before and self._paused:
+            self.transport.pause_reading()
+        elif before and not self._paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # -- the end of a request, and of the connection ------------------------------------------------------------------
+
+    def finished(self, stream: ServerStream) -> None:
+        """One direction of it has ended: perhaps that was the second."""
+        if self.stream is not stream or not stream.write_end:
+            return
+        stream.sink = NOBODY
+        if not stream.read_end:  # answered before it was read: the rest is not wanted
+            self.stream = None
+            self._close("answered early")
+            return
+        self.stream = None
+        if stream.raw or not stream.keep or self.draining:
+            self._close("")
+            return
+        self.wheel.arm(self.timer, self.limits.idle)
+        if self._paused:
+            self.pause(HOLD | _PIPELINED, False)
+        if self._buffer:
+            self._loop.call_soon(self.work)
+
+    def drain(self) -> None:
+        """No request after the one at hand."""
+        self.draining = True
+        if self.stream is None and not self.over and not self._buffer:
+            self._close("")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Say so, and read no further: where the next request begins is not known."""
+        text = responses.get(refusal.status, "").encode()
+        lines = b"content-length: %d\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n" % len(text)
+        self.write(STATUS[refusal.status].encode() + lines + text)
+        self.refused(refusal)
+        self._close(refusal.why)
+
+    def _close(self, why: str) -> None:
+        """End our direction; with ``why`` bytes may be coming that would turn our last words into a reset."""
+        self._body, self._buffer = None, b""
+        self.flush()
+        self.over = why or "done"
+        if not why or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.pause(HOLD | _PIPELINED, False)
+        self.wheel.arm(self.timer, self.limits.linger)
+
+    def _throw(self, data: bytes) -> None:
+        self._thrown += len(data)
+        if self._thrown > _LINGERED:
+            self.transport.abort()
+
+    def _watch(self) -> None:
+        """A body, or a client that does not read, has a deadline; whoever waits for a backend has the backend's."""
+        if self._body is not None or self._congested:
+            self.wheel.arm(self.timer, self.limits.stall)
+        elif self.stream is not None:
+            self.wheel.rest(self.timer)
+
+    def _expired(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.sink.reset(Reset(Broken.TIMEOUT, "the client stalled"))
+            self.transport.abort()
+        elif self.over:
+            self.transport.abort()
+        elif self._buffer:
+            self._refuse(Refusal(408, "the head did not come in time"))
+        else:
+            self._close("")
+
+    def write(self, data: bytes) -> None:
+        """Send, behind what waits."""
+        self.sent += len(data)
+        if self._out:
+            self._out.append(data)
+            if len(data) > _SMALL:
+                self.flush()
+        else:
+            self.transport.write(data)
+
+    def write_later(self, data: bytes) -> None:
+        """Send with what follows in this turn of the loop: a head and its body are one packet."""
+        self.sent += len(data)
+        if not self._out:
+            self._loop.call_soon(self.flush)
+        self._out.append(data)
+
+    def flush(self) -> None:
+        """What waits goes now."""
+        if self._out:
+            self.transport.write(b"".join(self._out))
+            self._out.clear()

@@ -1,0 +1,191 @@
+"""HTTP/2 from clients: each request becomes a head for ``Accept``. RFC 9113, RFC 8441 (websockets)."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+
+from tproxy.core.http import Head, Headers, Reply
+from tproxy.gateway.http import h2_frames as f
+from tproxy.gateway.http.h2_codec import Codec
+from tproxy.gateway.http.h2_frames import PREFACE, Code, Fault
+from tproxy.gateway.http.h2_heads import HEADERS_LIMIT, Asked, MalformedError, request
+from tproxy.gateway.http.h2_hpack import ENTRY
+from tproxy.gateway.http.h2_limits import Limits
+from tproxy.gateway.http.h2_stream import H2Stream
+from tproxy.gateway.http.stream import Accept, Broken, Reset
+
+BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
+PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
+EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
+KEY = "sec-websocket-key"
+
+
+class H2Server(Codec):
+    """The codec of one connection. ``refused`` hears of what became no exchange, ``ended`` of the connection's end."""
+
+    def __init__(
+        self,
+        accept: Accept,
+        scheme: str,
+        limits: Limits,
+        refused: Callable[[Reset], None],
+        ended: Callable[[Exception | None], None],
+    ) -> None:
+        super().__init__(limits)
+        self._accept = accept
+        self._scheme = scheme  # ours, whatever a client says
+        self._refused = refused
+        self._ended = ended
+        self._preface = b""  # what has come of it
+        self._known: dict[bytes, Asked] = {}  # blocks that leave the table alone, as long as it stays
+        self._accepted = f.STREAM_LIMIT  # the highest stream that is still taken, 6.8
+        self._drained: bytes | None = None  # the PING between the two GOAWAY
+
+    def our_settings(self) -> list[tuple[int, int]]:
+        return [(f.MAX_CONCURRENT_STREAMS, self.limits.streams), (f.ENABLE_CONNECT_PROTOCOL, 1)]
+
+    def receive(self, data: bytes) -> None:
+        if self._preface != PREFACE:
+            missing = len(PREFACE) - len(self._preface)
+            self._preface += data[:missing]
+            data = data[missing:]
+            if not PREFACE.startswith(self._preface):
+                self.fail(Code.PROTOCOL_ERROR, "the first bytes are not HTTP/2's")
+                return
+        if data:
+            super().receive(data)
+
+    def on_block(self, number: int, block: bytes, end: bool) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            self.trailers(stream, block, end)
+        elif number <= self.last:
+            self.ignored(number, block)
+        else:
+            self.last = number
+            asked = self._known.get(block) or self._read(number, block)
+            if asked is not None and number <= self._accepted:
+                self._begin(number, asked, end)
+
+    def _read(self, number: int, block: bytes) -> Asked | None:
+        """The request of a block; None when it was refused."""
+        fields = self.decoder.decode(block)
+        if not self.decoder.pure:
+            self._known.clear()
+        if (
+            len(fields) > HEADERS_LIMIT
+            or sum(len(name) + len(value) + ENTRY for name, value in fields) > self.limits.header_list
+        ):
+            self._too_large(number)
+            return None
+        try:
+            asked = request(fields)
+        except MalformedError as error:
+            self._refuse(number, Code.PROTOCOL_ERROR, Reset(Broken.MALFORMED, str(error)))
+            return None
+        if self.decoder.pure and len(block) <= BLOCK:
+            if len(self._known) >= BLOCKS:
+                self._known.clear()
+            self._known[block] = asked
+        return asked
+
+    def _too_large(self, number: int) -> None:
+        """431 (RFC 6585, 5), as a body that may follow is not waited for."""
+        why = f"a request's head of more than {self.limits.header_list} bytes or {HEADERS_LIMIT} fields"
+        block = self.encoder.encode([(":status", "431"), ("content-length", "0")])
+        self.out.append(f.header_block(number, block, True, f.FRAME))
+        self._refuse(number, Code.NO_ERROR, Reset(Broken.OVERLOAD, why))
+
+    def _refuse(self, number: int, code: Code, reset: Reset) -> None:
+        """Reset what becomes no exchange."""
+        self._refused(reset)
+        self.made_to_reset(number, code, reset.why)
+
+    def _begin(self, number: int, asked: Asked, end: bool) -> None:
+        if len(self.streams) >= self.limits.streams:
+            reset = Reset(Broken.OVERLOAD, f"{len(self.streams)} streams were open")
+            self._refuse(number, Code.REFUSED_STREAM, reset)
+            return
+        if end and asked.length:
+            reset = Reset(Broken.MALFORMED, f"content-length {asked.length} and no body")
+            self._refuse(number, Code.PROTOCOL_ERROR, reset)
+            return
+        head = asked.fresh(self._scheme)
+        stream = H2Stream(self, number, self.initial_window, self.limits.stream_window)
+        stream.expected = asked.length
+        stream.ended = stream.heard = end
+        if head.upgrade and not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
+            head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
+        self.streams[number] = stream
+        self.frames.earn(PER_STREAM)
+        self.look()
+        stream.sink = self._accept(stream, head, end)
+        if stream.gone and stream.sent and not end:
+            stream.sink.reset(EARLY)
+        if asked.expects and not end and not stream.had_head and not stream.gone:
+            self.block(stream, self.encoder.encode([(":status", "100")]), False)
+
+    def may_have_body(self, stream: H2Stream) -> bool:
+        return True
+
+    def on_reset(self, stream: H2Stream, code: int) -> None:
+        if not stream.heard or not stream.sent:
+            stream.sink.reset(Reset(Broken.RESET, f"the client reset the stream ({f.code_name(code)})"))
+        if not self.resets.spend():
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many streams were reset")
+
+    def on_goaway(self, last: int, code: int, why: str) -> None:
+        """The client opens no more streams; those that are open end as they would."""
+        self.close()
+
+    def on_finished(self, stream: H2Stream) -> None:
+        if stream.sent:
+            self.resets.earn(1)
+        super().on_finished(stream)
+
+    def on_broken(self, reset: Reset) -> None:
+        self._refused(reset)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._ended(exc)
+
+    def send_head(self, stream: H2Stream, head: Head | Reply, end: bool) -> None:
+        assert isinstance(head, Reply)
+        status, headers = head.status, head.headers
+        stream.had_head = status >= 200 or status == 101
+        if status == 101:
+            status, headers = 200, [field for field in headers if field[0] != "sec-websocket-accept"]
+        fields: Headers = [(":status", str(status)), *headers]
+        self.block(stream, self.encoder.encode(fields), end)
+
+    def on_sent(self, stream: H2Stream) -> None:
+        """The answer is complete before the request: the rest of that is not wanted (8.1)."""
+        self.reset_stream(stream, Code.NO_ERROR)
+        stream.sink.reset(EARLY)
+
+    def give_up(self, stream: H2Stream, reset: Reset) -> None:
+        code = {Broken.UNPROCESSED: Code.REFUSED_STREAM, Broken.OVERLOAD: Code.ENHANCE_YOUR_CALM}
+        self.reset_stream(stream, code.get(reset.kind, Code.INTERNAL_ERROR))
+
+    # Drain
+
+    def drain(self) -> None:
+        """GOAWAY in two steps (6.8): that there will be an end; once that has arrived, what the last stream was."""
+        if self._drained is None and not self.closing:
+            self._drained = os.urandom(8)
+            self.out.append(f.goaway(f.STREAM_LIMIT, Code.NO_ERROR) + f.ping(self._drained))
+            self.wake()
+            self.loop.call_later(self.limits.farewell, self._last_stream)
+
+    def on_pong(self, opaque: bytes) -> None:
+        if opaque == self._drained:
+            self._last_stream()
+
+    def _last_stream(self) -> None:
+        if self._accepted == f.STREAM_LIMIT and self.transport is not None and not self.closing:
+            self._accepted = self.last
+            self.out.append(f.goaway(self.last, Code.NO_ERROR))
+            self.close()

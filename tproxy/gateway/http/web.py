@@ -1,0 +1,58 @@
+"""What all HTTP connections of a gateway share: deadlines, connections to backends, what is told of each request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tproxy.gateway.http.backends import Backends
+from tproxy.gateway.http.engine import Done, Engine
+from tproxy.gateway.http.h1_head import Refusal
+from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.stream import Reset
+from tproxy.gateway.http.wheel import Wheel
+from tproxy.proxy.compiled import AnyReactor
+
+
+class Open(Protocol):
+    """A client's connection."""
+
+    def drain(self) -> None:
+        """No request after those at hand."""
+
+
+@dataclass(slots=True)
+class Web:
+    """Made inside the event loop, once a gateway."""
+
+    limits: Limits
+    backends: Backends
+    engine: Engine
+    open: set[Open] = field(default_factory=set)
+    draining: bool = False
+
+    def refused(self, refusal: Refusal) -> None:
+        """Bytes that were no request."""
+
+    def refused_stream(self, reset: Reset) -> None:
+        """Frames that were no request."""
+
+    def drain(self) -> None:
+        """No request after those at hand, on any connection."""
+        self.draining = True
+        for conn in tuple(self.open):
+            conn.drain()
+
+
+def web(limits: Limits, reactor: Callable[[], AnyReactor]) -> Web:
+    """All of it."""
+    loop = asyncio.get_running_loop()
+    wheel = Wheel(loop)
+    backends = Backends(reactor, wheel, limits)
+    return Web(limits, backends, Engine(wheel, limits, backends.pool, loop.time, _done))
+
+
+def _done(done: Done) -> None:
+    pass
