@@ -190,7 +190,7 @@ class Exchange:
             self._down.head(reply, False)
             return True
         retry = self._plan.retry
-        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply):
+        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply, end):
             self._left -= 1
             attempt.give_up(Reset(Broken.RESET, f"the answer was {reply.status}"))
             self._attempt = None
