@@ -181,6 +181,7 @@ class Table:
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
     datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
+    access_log: bool | None = None  # whether objects want one; None: they do not say
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

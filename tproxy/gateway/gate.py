@@ -100,6 +100,7 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
+        self.web.journal.form = self._log_form()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()
@@ -133,6 +134,12 @@ class Gate:
                 log.error("%s", error)
                 found.add(bind)
         return found
+
+    def _log_form(self) -> str:
+        """As the operator says; where that is nothing, as the objects do."""
+        if self.settings.access_log:
+            return "" if self.settings.access_log == "off" else self.settings.access_log
+        return "text" if self.table.access_log else ""
 
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:
