@@ -43,7 +43,7 @@ def commands(text: str) -> Iterator[list[str]]:
     """Each ``tproxy VERB ...`` in code, as words; what stands behind a pipe or a comment is another program's."""
     code = re.findall(r"```.*?```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
     for piece in code:
-        for found in re.findall(r"(?:^|[\s\"])tproxy ([a-z][^\n|#]*)", piece):
+        for found in re.findall(r"(?:^|[\s\"])tproxy (?!path:)([a-z][^\n|#]*)", piece):
             yield found.split("  ")[0].split(";")[0].split()
 
 
@@ -70,7 +70,7 @@ def test_every_metric_file_and_heading_that_is_named_is_there(page: Path) -> Non
     text = page.read_text()
     for metric in set(re.findall(r"\btproxy_[a-z_]+", text)) - {"tproxy_capture"}:
         stem = re.sub(r"_(total|bucket|sum|count)$", "", metric)
-        parts = [stem, *(stem.replace(f"tproxy_{room}_", "") for room in ("directory", "cluster"))]
+        parts = [stem, *(stem.replace(f"tproxy_{room}_", "") for room in ("directory", "cluster", "policies"))]
         assert any(part in SOURCE for part in parts), metric
     for name in re.findall(r"\b(?:manifests|docs|images|tests|pods)/[\w/.-]+\w", text):
         assert (HERE / name).exists() or name.endswith(("...", "/")) or "/overlays/" in name, name

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.gateway import secret, self_signed
 from tproxy.cli import main
 from tproxy.core.hello import Hello
 from tproxy.core.http_routes import Request
@@ -68,7 +69,10 @@ spec:
     route:
     - destination: {host: echo.test}
 """
-SERVICES = """
+SERVICES = f"""
+{json.dumps(secret("ended", "istio-system", *self_signed("ended.example.com")))}
+---"""
+SERVICES += """
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}

@@ -70,6 +70,12 @@ def register(verbs: Verbs) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="DIR", help="the directory of YAML files")
     parser.add_argument("--config", metavar="DIR", help="the same, as an option")
+    parser.add_argument(
+        "--pod-namespace", metavar="NAME", help="where credentialName is looked up (default: $POD_NAMESPACE)"
+    )
+    parser.add_argument(
+        "--secrets-beside", action="store_true", help="look for credentialName in the Gateway's own namespace, too"
+    )
     parser.add_argument("--labels", metavar="K=V,...", default="", help="this pod's: Gateways must select them")
 
 
@@ -83,6 +89,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--connect", type=float, metavar="SECONDS", default=base.connect, help="for a backend to answer"
     )
     parser.add_argument("--drain", type=float, metavar="SECONDS", default=base.drain, help="to finish after SIGTERM")
+    parser.add_argument("--default-sni", metavar="NAME", default="", help="taken for clients that send no SNI")
     parser.add_argument("--half-open", type=int, metavar="N", default=base.half_open, help="of one address at once")
     parser.add_argument("--connections", type=int, metavar="N", default=base.connections, help="of one port at once")
     parser.add_argument("--proxy-from", metavar="CIDR,...", default="", help="who must send PROXY protocol headers")

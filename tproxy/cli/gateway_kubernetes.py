@@ -100,7 +100,7 @@ class Following:
         for finding in loaded.findings:
             log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
         try:
-            gate.take(loaded.table)
+            gate.take(loaded.table, loaded.material)
         except KernelError as error:
             metrics.refused()
             log.error("not taken up, what was served before goes on: %s", error)
@@ -122,6 +122,7 @@ class Following:
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
+            secrets=source.site_of(self._args).secrets,
             taken=taken,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
 
-    loaded = compile_table(*directory.read(), source.labels_of(args))
+    loaded = compile_table(*directory.read(), source.labels_of(args), source.site_of(args))
     for finding in loaded.findings:
         log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
     return loaded
@@ -80,7 +80,7 @@ async def _serve(
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
     if loaded is not None:
-        gate.take(loaded.table)
+        gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -119,7 +119,7 @@ async def _follow(
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
                 raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
-            gate.take(loaded.table)
+            gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()
             log.error("not taken up, what was served before goes on: %s", error)

@@ -141,7 +141,9 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(414, "the request line is too long"))
         elif len(buffer) > HEAD_LIMIT:
             self._refuse(Refusal(431, "the head is too long"))
-        elif buffer and not 65 <= buffer[0] <= 90:  # no method begins so: TLS, or what was left of something else
+        elif (
+            buffer and buffer != b"\r" and not 65 <= buffer[0] <= 90
+        ):  # no method begins so: TLS, or what was left of something else
             self._refuse(Refusal(400, "what came is not HTTP"))
         elif self.timer.when - self.wheel.now > self.limits.head:
             self.wheel.arm(self.timer, self.limits.head)
