@@ -149,7 +149,7 @@ def _pages(
     if args.metrics_port:
         made.append((plain_listener(any_host(), args.metrics_port), told))
     if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
-        dump = Dump(lambda: gate.table, dict)
+        dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
         made.append((sock, {"/config_dump": dump.page, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))

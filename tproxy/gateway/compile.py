@@ -13,6 +13,7 @@ from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
+from tproxy.gateway.telemetry import AccessLog, access_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Loaded:
     findings: tuple[Finding, ...]
     statuses: gatewayapi.Statuses
     material: Mapping[str, Material] = field(default_factory=dict, repr=False)
+    access_log: AccessLog | None = None  # what Telemetry objects say of it
 
     @property
     def errors(self) -> list[Finding]:
@@ -46,7 +48,8 @@ def compile_table(
     for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material)
+    logged = access_log(things, labels, findings, site.secrets.namespace)
+    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material, logged)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:
