@@ -97,6 +97,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--access-log", choices=("off", "text", "json"), default="", help="a line each request (default: by Telemetry)"
     )
     parser.add_argument("--metrics-port", type=int, metavar="PORT", default=15020, help="0: none (default: 15020)")
+    parser.add_argument(
+        "--admin-port",
+        type=int,
+        metavar="PORT",
+        default=15000,
+        help="/config_dump on loopback; 0: none (default: 15000)",
+    )
     parser.add_argument("--ready-port", type=int, metavar="PORT", default=15021, help="0: none (default: 15021)")
 
 

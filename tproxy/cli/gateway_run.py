@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli.gateway_dump import Dump, admin_socket
 from tproxy.cli.gateway_kubernetes import Following
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -145,9 +146,13 @@ def _pages(
         return Answer.text(why, 503) if why else Answer.text("ready")
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
+    told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
-        made.append((plain_listener(any_host(), args.metrics_port), {"/metrics": metrics.page, **health}))
+        made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
+        dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+        made.append((sock, {"/config_dump": dump.page, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))
     return made

@@ -47,7 +47,7 @@ def compile_table(
     for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    logged = access_log(things, labels, site.secrets.namespace, findings)
+    logged = access_log(things, labels, findings, site.secrets.namespace)
     return Loaded(Table(served, others.datagrams, logged), tuple(findings.found), statuses, vault.material)
 
 

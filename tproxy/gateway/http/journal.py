@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from tproxy.core.access_log import Access
+from tproxy.core.access_log import EVERY, Access, Wanted
 from tproxy.core.reason import Deny, Reason
 from tproxy.gateway.http.engine import Done
 from tproxy.gateway.http.h1_head import Refusal
@@ -32,6 +32,7 @@ class Journal:
     """``form`` is text, json, or nothing: then there is no access log. Labels come from the configuration alone."""
 
     form: str = ""
+    wanted: Wanted = EVERY
     write: Callable[[str], None] = _stdout
     requests: Counter[tuple[int, str, str, int]] = field(default_factory=Counter)  # port, rule, backend, status
     _buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
@@ -45,7 +46,7 @@ class Journal:
         seconds = done.ended - done.began
         self._buckets[bisect_left(SECONDS, seconds)] += 1
         self._sum += seconds
-        if self.form:
+        if self.form and self.wanted.wants(done.status):
             self._add(_access(done, seconds))
 
     def refused(self, refusal: Refusal, trace: Trace) -> None:
