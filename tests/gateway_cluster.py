@@ -19,10 +19,10 @@ class GatewayCluster(Cluster):
     """Every kind that a gateway follows; those in ``absent`` have no definition. ``wrote`` has all status writes."""
 
     def __init__(self, folder: Path, *absent: str) -> None:
-        self.absent = set(absent)
         self.wrote: list[tuple[str, Document]] = []
         self.conflicts = 0
         super().__init__(folder)
+        self.custom = {kind.definition: [kind.versions[0]] for kind in CUSTOM if kind.definition not in absent}
         for kind in (*CORE, *CUSTOM):
             self.objects.setdefault(kind.path(kind.versions[0]), {})
 
@@ -40,7 +40,7 @@ class GatewayCluster(Cluster):
             self.objects[path][name] = document
             self._tell(path, "MODIFIED" if before else "ADDED", document)
 
-    def apply(self, document: Document) -> None:
+    def apply(self, document: Document, version: str = "") -> None:
         """Where it belongs."""
         self.put(path_of(document), deepcopy(document))
 
@@ -58,20 +58,12 @@ class GatewayCluster(Cluster):
         return f"{found[0]['status']}:{found[0]['reason']}" if found else ""
 
     def answer(self, method: str, target: str, body: bytes, kind: str = "") -> tuple[int, Any]:
-        """Definitions and statuses; the rest as ever."""
+        """Statuses; the rest as ever."""
         path = target.split("?", maxsplit=1)[0]
-        if path.startswith("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"):
-            return self._definition(path.rpartition("/")[2])
         if method == "PATCH" and (found := _STATUS.fullmatch(path)):
             assert kind == "application/merge-patch+json"
             return self._patched(found[1], found[2], json.loads(body))
         return super().answer(method, target, body, kind)
-
-    def _definition(self, name: str) -> tuple[int, Any]:
-        kind = next((each for each in CUSTOM if each.definition == name), None)
-        if kind is None or name in self.absent:
-            return 404, {"message": f"{name} not found"}
-        return 200, {"spec": {"versions": [{"name": kind.versions[0], "served": True}]}}
 
     def _patched(self, collection: str, name: str, patch: Document) -> tuple[int, Any]:
         path = re.sub(r"/namespaces/([^/]+)", "", collection)
