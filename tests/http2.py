@@ -15,6 +15,7 @@ import uvloop
 
 from tproxy.core.http import Head, Headers, Reply
 from tproxy.gateway.http.h2_client import H2Client
+from tproxy.gateway.http.h2_codec import Codec
 from tproxy.gateway.http.h2_frames import (
     ACK,
     FRAME,
@@ -100,21 +101,34 @@ class Site:
 
 
 @contextmanager
-def in_thread(begin: Callable[[], asyncio.Protocol]) -> Iterator[tuple[int, asyncio.AbstractEventLoop]]:
+def in_thread(begin: Callable[[], Codec]) -> Iterator[tuple[int, asyncio.AbstractEventLoop]]:
     """A port on loopback where a codec serves each connection, and the loop it runs in."""
     listener = socket.create_server(("127.0.0.1", 0))
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
+    made: list[Codec] = []
+
+    def one() -> Codec:
+        made.append(begin())
+        return made[-1]
+
     async def start() -> asyncio.Server:
-        return await loop.create_server(begin, sock=listener)
+        return await loop.create_server(one, sock=listener)
+
+    async def stop() -> None:
+        server.close()
+        for codec in made:
+            if codec.transport is not None:
+                codec.transport.abort()
+        await asyncio.sleep(0.01)
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(5)
     try:
         yield listener.getsockname()[1], loop
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()

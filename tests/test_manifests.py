@@ -15,7 +15,11 @@ import yaml
 from pods.podman import injection
 from pods.render import Object, containers, find, key, load, render
 from tproxy.control.config import Control
+from tproxy.core.capture import Capture
 from tproxy.core.config import Config
+from tproxy.core.egress_config import parse_routes
+from tproxy.core.egress_routes import Parity
+from tproxy.core.fields import Fields
 from tproxy.core.inject.injection import NEVER, Injection
 from tproxy.core.inject.pod import Patch, Skip, inject
 from tproxy.core.inject.workload import places
@@ -28,7 +32,7 @@ BROUGHT = {"tproxy-ca"}  # by whoever installs: README
 VERSION = "1.31"
 
 
-@pytest.fixture(params=[HERE / "base", HERE / "examples", *OVERLAYS], ids=lambda path: path.name)
+@pytest.fixture(params=[HERE / "base", HERE / "examples", HERE / "egress", *OVERLAYS], ids=lambda path: path.name)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
     return render(request.param)
 
@@ -226,3 +230,29 @@ def test_the_examples_are_injected_into_valid_pods_and_one_is_left_out(overlay: 
         "order": Patch,
         "outsider": Skip,
     }
+
+
+def test_002_06_the_example_of_egress_routes_where_its_policies_let_it_go() -> None:
+    """Rules, Services, pods and NetworkPolicy of manifests/egress fit one another."""
+    objects = render(HERE / "egress")
+    text = find(objects, "ConfigMap", "egress-routes")["data"]["egress.yaml"]
+    routes = parse_routes(Fields(yaml.safe_load(text), "egress.yaml"), Capture())
+    assert [rule.octet for rule in routes.rules] == [Parity.EVEN, Parity.ODD]
+    policy = find(objects, "NetworkPolicy", "client")["spec"]["egress"]
+    allowed = {port["port"] for part in policy for port in part["ports"]}
+    assert allowed == {53, 8080, 8081, 15001, 15006, 15010, 15011, 15012, 15013, 15020}
+    for host, port in routes.hops:
+        name, namespace, *_ = host.split(".")
+        service = find(objects, "Service", name)
+        assert namespace == service["metadata"]["namespace"] and host.endswith(".svc.cluster.local")
+        (target,) = [one["targetPort"] for one in service["spec"]["ports"] if one["port"] == port]
+        deployment = find(objects, "Deployment", name)
+        (container,) = [one for one in containers(deployment) if one["name"] == target]
+        assert f"TCP-LISTEN:{port},fork,reuseaddr" in container["args"]
+        (peers,) = [part["to"] for part in policy if {"port": port} in part["ports"]]
+        assert {"podSelector": {"matchLabels": service["spec"]["selector"]}} in peers
+    (place,) = places(find(objects, "Deployment", "client"))
+    patched = inject(place.look(find(objects, "Deployment", "client")), settings("overlays/demo"))
+    assert isinstance(patched, Patch) and patched.warnings == ()
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **patched.pod}, VERSION, strict=True)
+    assert {"name": "tproxy-egress", "configMap": {"name": "egress-routes"}} in patched.pod["spec"]["volumes"]

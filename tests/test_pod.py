@@ -239,6 +239,18 @@ def test_the_token_is_for_our_audience_only_and_lives_where_the_sidecar_looks() 
     assert all(mount["readOnly"] for mount in mounts)
 
 
+def test_a_config_map_holds_the_rules_of_egress_and_only_the_sidecar_reads_it() -> None:
+    shared = Injection(config={"egressRoutes": {"routers": {"r": {"host": "10.0.0.1"}}}})
+    result = done(pod(annotations={"tproxy.dev/egressRoutes": "my-routes"}), shared)
+    path = "/var/run/tproxy/egress"
+    sidecar = container(result.pod, "tproxy-sidecar")
+    assert json.loads(sidecar["env"][0]["value"])["egressRoutes"] == {"file": f"{path}/egress.yaml"}
+    assert {"name": "tproxy-egress", "configMap": {"name": "my-routes"}} in result.pod["spec"]["volumes"]
+    assert {"name": "tproxy-egress", "mountPath": path, "readOnly": True} in sidecar["volumeMounts"]
+    assert "volumeMounts" not in container(result.pod, "tproxy-init")
+    assert "tproxy-egress" in refused(pod(volumes=[{"name": "tproxy-egress", "emptyDir": {}}]), shared)
+
+
 def test_a_secret_holds_the_certificate_where_there_is_no_ca() -> None:
     result = done(pod(annotations={"tproxy.dev/secret": "web-tls"}))
     assert config(result.pod).identity == Files(

@@ -14,6 +14,7 @@ import uvloop
 from tests.gateway import certificate
 from tproxy.core.settings import Relay
 from tproxy.identity import fronts
+from tproxy.identity.leaf import KeyPair
 from tproxy.identity.openssl import Tls
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyLine, AnyReactor, reactor
@@ -28,9 +29,9 @@ def _each(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> fronts.KeyPair:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     crt, key = certificate(tmp_path_factory.mktemp("pair"), "a.example.com")
-    return fronts.KeyPair(crt.read_bytes(), key.read_bytes())
+    return KeyPair(crt.read_bytes(), key.read_bytes())
 
 
 class Kept(asyncio.Protocol):
@@ -99,9 +100,7 @@ class Client:
 
 
 @asynccontextmanager
-async def joined(
-    pair: fronts.KeyPair | None, protocol: Callable[[], Kept]
-) -> AsyncIterator[tuple[AnyLine, Kept, Client]]:
+async def joined(pair: KeyPair | None, protocol: Callable[[], Kept]) -> AsyncIterator[tuple[AnyLine, Kept, Client]]:
     """Our transport, and a client at the other end; over TLS if there is a certificate."""
     shared = reactor(RELAY[0])
     listener = front_listener("127.0.0.1", 0)
@@ -123,8 +122,8 @@ async def joined(
         shared.close()
 
 
-async def served(shared: AnyReactor, sock: socket.socket, pair: fronts.KeyPair) -> TlsLeg:
-    leg = TlsLeg(sock, Tls(fronts.server([pair])))
+async def served(shared: AnyReactor, sock: socket.socket, pair: KeyPair) -> TlsLeg:
+    leg = TlsLeg(sock, Tls(fronts.server([pair], (), fronts.Bounds())))
     await shared.shake(leg, 1 << 18)
     return leg
 
@@ -142,7 +141,7 @@ BOTH = pytest.mark.parametrize("secret", [True, False], ids=["tls", "plain"])
 
 
 @BOTH
-def test_bytes_go_both_ways_and_a_clean_close_is_told(pair: fronts.KeyPair, secret: bool) -> None:
+def test_bytes_go_both_ways_and_a_clean_close_is_told(pair: KeyPair, secret: bool) -> None:
     async def job() -> None:
         async with joined(pair if secret else None, Kept) as (line, made, client):
             await client.send(b"hello")
@@ -162,7 +161,7 @@ def test_bytes_go_both_ways_and_a_clean_close_is_told(pair: fronts.KeyPair, secr
 
 
 @BOTH
-def test_all_that_was_written_before_close_arrives_however_slow_the_reader(pair: fronts.KeyPair, secret: bool) -> None:
+def test_all_that_was_written_before_close_arrives_however_slow_the_reader(pair: KeyPair, secret: bool) -> None:
     async def job() -> None:
         body = bytes(range(256)) * 40_000  # 10 MB
         async with joined(pair if secret else None, Kept) as (line, made, client):
@@ -179,7 +178,7 @@ def test_all_that_was_written_before_close_arrives_however_slow_the_reader(pair:
 
 
 @BOTH
-def test_a_peer_that_still_sends_reads_our_last_words(pair: fronts.KeyPair, secret: bool) -> None:
+def test_a_peer_that_still_sends_reads_our_last_words(pair: KeyPair, secret: bool) -> None:
     """As when a request is refused before its body is read: closing with unread bytes would reset the answer away."""
 
     async def job() -> None:
@@ -196,7 +195,7 @@ def test_a_peer_that_still_sends_reads_our_last_words(pair: fronts.KeyPair, secr
 
 
 @BOTH
-def test_what_is_paused_is_not_read_and_what_is_resumed_is_whole(pair: fronts.KeyPair, secret: bool) -> None:
+def test_what_is_paused_is_not_read_and_what_is_resumed_is_whole(pair: KeyPair, secret: bool) -> None:
     async def job() -> None:
         body = bytes(range(256)) * 40_000
         async with joined(pair if secret else None, Kept) as (line, made, client):
@@ -213,7 +212,7 @@ def test_what_is_paused_is_not_read_and_what_is_resumed_is_whole(pair: fronts.Ke
 
 
 @BOTH
-def test_one_direction_ends_and_the_other_goes_on(pair: fronts.KeyPair, secret: bool) -> None:
+def test_one_direction_ends_and_the_other_goes_on(pair: KeyPair, secret: bool) -> None:
     async def job() -> None:
         async with joined(pair if secret else None, lambda: Kept(keep_open=True)) as (line, made, client):
             line.write(b"last")
@@ -229,7 +228,7 @@ def test_one_direction_ends_and_the_other_goes_on(pair: fronts.KeyPair, secret: 
     run(job)
 
 
-def test_an_end_without_close_notify_is_an_error(pair: fronts.KeyPair) -> None:
+def test_an_end_without_close_notify_is_an_error(pair: KeyPair) -> None:
     async def job() -> None:
         async with joined(pair, Kept) as (_, made, client):
             client.sock.shutdown(socket.SHUT_WR)
@@ -241,7 +240,7 @@ def test_an_end_without_close_notify_is_an_error(pair: fronts.KeyPair) -> None:
 
 @BOTH
 def test_a_protocol_that_raises_loses_its_connection_only(
-    pair: fronts.KeyPair, secret: bool, caplog: pytest.LogCaptureFixture
+    pair: KeyPair, secret: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Bad(Kept):
         def data_received(self, data: bytes) -> None:
@@ -259,7 +258,7 @@ def test_a_protocol_that_raises_loses_its_connection_only(
 
 
 @BOTH
-def test_an_aborted_connection_is_reset(pair: fronts.KeyPair, secret: bool) -> None:
+def test_an_aborted_connection_is_reset(pair: KeyPair, secret: bool) -> None:
     async def job() -> None:
         async with joined(pair if secret else None, Kept) as (line, made, client):
             line.abort()
@@ -271,7 +270,7 @@ def test_an_aborted_connection_is_reset(pair: fronts.KeyPair, secret: bool) -> N
     run(job)
 
 
-def test_limits_are_asyncios(pair: fronts.KeyPair) -> None:
+def test_limits_are_asyncios(pair: KeyPair) -> None:
     async def job() -> None:
         async with joined(None, Kept) as (line, _, __):
             line.set_write_buffer_limits(high=1000)

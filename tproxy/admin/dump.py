@@ -22,7 +22,22 @@ from tproxy.core.x509 import Malformed, leaf_facts
 def config_dump(config: Config, snapshot: Snapshot) -> dict[str, Any]:
     """Config and identity in plain types; sets are sorted so that two dumps compare."""
     identity = {**_svid(snapshot), "trust_domains": sorted(snapshot.bundles)}
-    return {"config": _plain(config), "identity": identity}
+    return {"config": _plain(config), "identity": identity, "configs": [_listeners(config)]}
+
+
+def _listeners(config: Config) -> dict[str, Any]:
+    """Ports of egress rules where Envoy's /config_dump has listeners, so that people's jq lines find them."""
+    ports = sorted({port for rule in config.egress_routes.rules for port in rule.ports})
+    names = ("tproxy.egress_routes", "envoy.filters.network.tcp_proxy")
+    filters = [{"name": name} for name in names]
+    listeners = [
+        {
+            "name": f"0.0.0.0_{port}",
+            "active_state": {"listener": {"name": f"0.0.0.0_{port}", "filter_chains": [{"filters": filters}]}},
+        }
+        for port in ports
+    ]
+    return {"@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", "dynamic_listeners": listeners}
 
 
 def directory_dump(status: Mapping[str, Any], entries: Entries) -> dict[str, Any]:

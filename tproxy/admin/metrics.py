@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from tproxy.admin.http import Answer
 from tproxy.core.identity import Snapshot
@@ -45,6 +47,10 @@ class Metrics:
         self._failing = Gauge(
             "tproxy_credential_failures", "Failed renewals in a row of our credentials.", registry=self.registry
         )
+        routed = ("router", "rule", "outcome")
+        self._routed = Counter(
+            "tproxy_routed_connections", "Connections that a rule of egress sent.", routed, registry=self.registry
+        )
         self._plaintext = Counter(
             "tproxy_plaintext_connections",
             "Connections that were admitted without TLS, by what the directory calls the peer.",
@@ -73,6 +79,10 @@ class Metrics:
         ):
             Gauge(f"tproxy_directory_{name}", text, registry=self.registry).set_function(ask)
 
+    def watch_routers(self, ask: Callable[[], Mapping[tuple[str, int], bool]]) -> None:
+        """Where it comes from which routers of egress are up; names and ports are the configuration's."""
+        self.registry.register(_Routers(ask))
+
     def watch_policies(
         self,
         objects: Callable[[], int],
@@ -96,6 +106,8 @@ class Metrics:
         self._moved(record.direction.value, "sent").inc(record.sent)
         self._moved(record.direction.value, "received").inc(record.received)
         self._lived(record.direction.value).observe(record.seconds)
+        if record.router:
+            self._routed.labels(record.router, record.rule, record.outcome.value).inc()
 
     def bare(self, direction: Direction, peer: str) -> None:
         """A connection without TLS was admitted; pods come and go, so only the first names have series of their own."""
@@ -125,3 +137,17 @@ class Metrics:
     def page(self) -> Answer:
         """The text format."""
         return Answer(200, generate_latest(self.registry), CONTENT_TYPE_LATEST)
+
+
+class _Routers(Collector):
+    """Asked when the page is: the configuration may name others by then."""
+
+    def __init__(self, ask: Callable[[], Mapping[tuple[str, int], bool]]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample a host and port."""
+        family = GaugeMetricFamily("tproxy_router_up", "Whether a router of egress answers.", labels=("host", "port"))
+        for (host, port), up in sorted(self._ask().items()):
+            family.add_metric((host, str(port)), float(up))
+        yield family

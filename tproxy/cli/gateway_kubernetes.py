@@ -124,6 +124,7 @@ class Following:
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
+            secrets=source.site_of(self._args).secrets,
             taken=taken,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)

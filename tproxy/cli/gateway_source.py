@@ -37,7 +37,7 @@ def site_of(args: argparse.Namespace) -> Site:
     from tproxy.gateway.secrets import Where
     from tproxy.gateway.site import Site
 
-    namespace = args.namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
+    namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
     return Site(secrets=Where(namespace, args.secrets_beside))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TypeVar
 
-from tproxy.cli import Verbs
+from tproxy.cli import Verbs, policy_egress
 from tproxy.cli.ask import page
 from tproxy.cli.source import add_config_option, config_of, labelled
 from tproxy.core.address import Address, Endpoint, parse_address
@@ -38,7 +38,9 @@ _UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
 def register(verbs: Verbs) -> None:
     """Add the verb."""
     top = verbs.add_parser("policy", help="who may call, and which rule says so", description=__doc__)
-    parser = top.add_subparsers(dest="what", metavar="WHAT", required=True).add_parser(
+    actions = top.add_subparsers(dest="what", metavar="WHAT", required=True)
+    policy_egress.register(actions)
+    parser = actions.add_parser(
         "explain",
         help="may this caller call this port, and why?",
         description="Say which object decides about a caller, why, and which came close. Touches nothing.",

@@ -30,8 +30,17 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them."""
+    from tproxy.core.egress_explain import summary
     from tproxy.core.ruleset import ruleset
 
-    rules = ruleset(config_of(args))
-    print(json.dumps(rules.as_dict(), indent=2) if args.json else rules.text().rstrip("\n"))
+    config = config_of(args)
+    rules, routes = ruleset(config), config.egress_routes
+    if args.json:
+        print(json.dumps({**rules.as_dict(), "egress": [summary(rule) for rule in routes.rules]}, indent=2))
+        return 0
+    print(rules.text().rstrip("\n"))
+    if routes.file:
+        print(f"# the sidecar sends on by the rules in {routes.file}")
+    for rule in routes.rules:
+        print(f"# the sidecar sends on, by rule {summary(rule)}")
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tproxy.cli import Verbs
 from tproxy.cli.log import add_log_options, record_writer, start_logging
-from tproxy.cli.source import add_config_option, config_of, labelled
+from tproxy.cli.source import add_config_option, config_of, labelled, routed
 from tproxy.core.config import Config, Files, Identity, Relay, Sockmap, parse_port
 from tproxy.core.directory import Entry
 from tproxy.core.fields import ConfigError
@@ -119,7 +119,7 @@ def _shortcut(config: Config) -> Shortcut | None:
 
 def effective(args: argparse.Namespace) -> Config:
     """The file's Config with the options laid over it."""
-    config = labelled(config_of(args))
+    config = routed(labelled(config_of(args)))
     ports = replace(
         config.ports,
         egress=_port(args.egress_port, "-tcp-port", config.ports.egress),
@@ -191,6 +191,7 @@ async def _serve(args: argparse.Namespace, config: Config, shortcut: Shortcut | 
     generations = Generations(config, lambda: effective(args), args.config or "", taken, metrics.refused, policies)
     parts = Parts(sidecar, generations, metrics, book, directory, policies)
     metrics.watch(sidecar.open_connections, lambda: generations.status.failures)
+    metrics.watch_routers(sidecar.routers_up)
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -219,7 +220,7 @@ async def _carry(parts: Parts) -> None:
         sidecar.start(state)
         ports = state.config.ports
         log.info("ready: %s, egress %d, ingress %d, uid %d", state.own, ports.egress, ports.ingress, os.geteuid())
-        work = [generations.run(), sidecar.sweep()]
+        work = [generations.run(), sidecar.sweep(), sidecar.watch_routers()]
         if parts.directory is not None:
             parts.directory.renewed(state.contexts.snapshot)
             work.append(parts.directory.run(sidecar.moved))

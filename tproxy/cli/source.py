@@ -12,6 +12,7 @@ from typing import Any
 from tproxy.cli.documents import documents, one_yaml, read_text, read_yaml
 from tproxy.core.config import Config
 from tproxy.core.effective import settle
+from tproxy.core.egress_config import parse_routes
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.inject.containers import CONFIG
 from tproxy.core.manifest import Manifest, manifests, parse_policies
@@ -38,6 +39,17 @@ def labelled(config: Config) -> Config:
     if not path:
         return config
     return replace(config, workload=replace(config.workload, labels=pod_labels(read_text(path), path)))
+
+
+def routed(config: Config) -> Config:
+    """With what stands in ``egressRoutes.file``, which only the sidecar's container has. ConfigError names it."""
+    path = config.egress_routes.file
+    if not path:
+        return config
+    found = parse_routes(Fields(read_yaml(path), path), config.capture)
+    if found.file:
+        raise ConfigError(path, "file", "names a file in turn; the rules themselves stand here", found.file)
+    return replace(config, egress_routes=replace(found, file=path))
 
 
 def read_manifests(place: str) -> Iterator[Manifest]:

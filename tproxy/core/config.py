@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
+from tproxy.core.egress_config import parse_routes
+from tproxy.core.egress_routes import EgressRoutes
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
@@ -71,6 +73,7 @@ class Config:
     manifests: tuple[Manifest, ...] = ()  # all objects; core/effective.py makes mode and policy of them
     mode_said: bool = False  # whether inbound.mode is more than the default
     settled: Settled | None = None
+    egress_routes: EgressRoutes = field(default_factory=EgressRoutes)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any] | None, where: str = "config", manifests: Iterable[Manifest] = ()) -> Config:
@@ -85,6 +88,7 @@ class Config:
         policies, follows = parse_policies(top)
         policy = Policy(tuple(_rule(entry, index, domain, own) for index, entry in enumerate(inbound.each("rules"))))
         inbound.finish()
+        capture = _capture(top.inner("capture"))
         config = cls(
             trust_domain=domain,
             identity=parse_identity(top.inner("identity")) if top.raw("identity") is not None else None,
@@ -95,7 +99,7 @@ class Config:
             mode=mode,
             port_modes=port_modes,
             policy=policy,
-            capture=_capture(top.inner("capture")),
+            capture=capture,
             ports=ports,
             limits=_limits(top.inner("limits")),
             groups=_groups(tls),
@@ -107,6 +111,7 @@ class Config:
             policies=policies,
             follows=follows,
             manifests=distinct(manifests),
+            egress_routes=parse_routes(top.inner("egressRoutes"), capture),
             mode_said=inbound.raw("mode") is not None,
         )
         if follows and config.directory is None:

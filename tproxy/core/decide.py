@@ -11,6 +11,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.conditions import Call
 from tproxy.core.config import Config, Mode, Outside
 from tproxy.core.directory import Absent, Entry, Found
+from tproxy.core.egress_routes import EgressRule, Unread, choose
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy import Allow
@@ -39,6 +40,19 @@ class Mtls:
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """Carry the bytes as they are to one of the rule's routers."""
+
+    target: Endpoint
+    by: EgressRule
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A rule asks for the name in the application's ClientHello: look at it, and ask again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """Answer the caller's ClientHello, require its certificate, then ask the policy."""
 
@@ -58,10 +72,21 @@ class Gone:
 
 
 First = Hello | NeedMore | NotTls | Silence | Gone
+Decided = Plain | Mtls | Routed | Deny
 
 
-def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Absent.UNLISTED) -> Plain | Mtls | Deny:
-    """Where the application wanted to go, whether that address is this pod's own, what the directory says of it."""
+def egress(
+    target: Endpoint,
+    is_local: bool,
+    config: Config,
+    found: Found = Absent.UNLISTED,
+    source: Endpoint | None = None,
+    sni: str | Unread | None = Unread.UNREAD,
+) -> Decided | Look:
+    """Where the application wanted to go, whether that address is this pod's own, what the directory says of it.
+
+    The mesh goes before rules of egress: what has a peer with an identity is never handed to a router in plaintext.
+    """
     if is_local and target.port in config.ports.private:
         return Deny(Reason.OWN_PORT, f"the application called the sidecar's own port {target.port}")
     if is_local:
@@ -71,7 +96,7 @@ def egress(target: Endpoint, is_local: bool, config: Config, found: Found = Abse
         return Mtls(target, ids, found.rule)
     rule = config.mesh_rule(target.ip)
     if rule is None or (rule.mtls and not rule.ids and isinstance(found, Entry)):  # who is there is known better
-        return _outside(target, config, found)
+        return _outside(target, config, found, source, sni)
     return Mtls(target, rule.ids, rule.name) if rule.mtls else Plain(target, f"{rule.name}: mtls: false")
 
 
@@ -80,14 +105,24 @@ def _migrating(found: Entry, config: Config) -> bool:
     return found.mixed and config.directory is not None and config.directory.mixed is Mixed.PLAIN
 
 
-def _outside(target: Endpoint, config: Config, found: Found) -> Plain | Deny:
+def _outside(
+    target: Endpoint, config: Config, found: Found, source: Endpoint | None, sni: str | Unread | None
+) -> Plain | Routed | Look | Deny:
     """Neither a mesh rule nor the directory asks for mTLS. While nobody can say what is there, nothing goes there."""
     if found is Absent.UNKNOWN:
         return Deny(Reason.DIRECTORY_AWAY, f"nobody has said yet whether {target} is in the mesh", "directory")
     known = f" ({found.rule})" if isinstance(found, Entry) else ""
-    if config.egress is Outside.DENY:
-        return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}", "egress: deny")
-    return Plain(target, f"egress: passthrough{known}")
+    routes = config.egress_routes.naming() if isinstance(found, Entry) else config.egress_routes
+    match choose(routes, source, target, sni):
+        case EgressRule() as rule:
+            return Routed(target, rule)
+        case Unread():
+            return Look()
+        case None if config.egress is Outside.PASSTHROUGH:
+            return Plain(target, f"egress: passthrough{known}")
+        case None:
+            rules = ", and no rule of egressRoutes takes it" if config.egress_routes.rules else ""
+            return Deny(Reason.EGRESS_DENIED, f"{target} is not in the mesh{known}{rules}", "egress: deny")
 
 
 def arrival(target: Endpoint, config: Config) -> Mode | Deny:

@@ -25,6 +25,7 @@ from tproxy.core.http_routes import Entry, HttpTable, Kind, Rule
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
+_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM = b"no healthy upstream"
 
 
@@ -192,8 +193,9 @@ class _Request:
                 for mirror in (*filters.mirrors, *own.mirrors)
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
-        first, second = _order(own, rule, self.table.flavour is Flavour.ISTIO)
-        respond = Respond(self.table.flavour, first, second, added)
+        respond = _PLAIN[self.table.flavour]
+        if added or own.response or filters.response:
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), added)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     BACKEND_UNTRUSTED = "backend_untrusted"
     REFUSED_BY_CLIENT = "refused_by_client"
     NO_CREDENTIALS = "no_credentials"
+    NO_ROUTER = "no_router"
     NOT_CARRIED = "not_carried"
     SOURCE_LIMIT = "source_limit"
     PROXY_HEADER = "proxy_header"
@@ -80,7 +81,7 @@ ADVICE = {
     Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
     Reason.PEER_FOREIGN: "list the trust domain and its bundle in trust.federated, or in trust.aliases if it is ours",
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
-    Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
+    Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
     Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
@@ -94,6 +95,7 @@ ADVICE = {
     Reason.BACKEND_UNTRUSTED: "compare the backend's certificate with its DestinationRule or BackendTLSPolicy",
     Reason.REFUSED_BY_CLIENT: "does the client trust the CA of the certificate it is shown, and is it for the name?",
     Reason.NO_CREDENTIALS: "give the gateway the Secret, with certificate and key; tproxy gateway check names the line",
+    Reason.NO_ROUTER: "look at the rule's routers (egressRoutes.routers) and at network policies; see tproxy_router_up",
     Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
     Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",
     Reason.PROXY_HEADER: "the load balancer must send PROXY protocol v1 or v2, from an address in --proxy-from",

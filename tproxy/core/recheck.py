@@ -9,16 +9,27 @@ from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
 from tproxy.core.directory import Absent, Entry, Found, Kind
+from tproxy.core.egress_routes import Otherwise
 from tproxy.core.identity import SpiffeId
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Mixed
 
 
 def egress(
-    target: Endpoint, is_local: bool, peer: SpiffeId | None, config: Config, found: Found = Absent.UNLISTED
+    target: Endpoint,
+    is_local: bool,
+    peer: SpiffeId | None,
+    config: Config,
+    found: Found = Absent.UNLISTED,
+    source: Endpoint | None = None,
+    sni: str | None = None,
+    router: str = "",
 ) -> Deny | None:
-    """A connection that the application opened; ``peer`` is None for plaintext."""
-    match decide.egress(target, is_local, config, found):
+    """A connection that the application opened; ``peer`` is None for plaintext, ``router`` is who carries it.
+
+    The name that it asked for counts as none if nobody looked at its beginning.
+    """
+    match decide.egress(target, is_local, config, found, source, sni):
         case Deny() as deny:
             return deny
         case decide.Mtls(_, expect, rule):
@@ -26,7 +37,12 @@ def egress(
                 return Deny(Reason.POLICY, f"{target} is reached by mTLS only now", rule)
             answer = decide.expected(peer, expect, config, rule)
             return answer if isinstance(answer, Deny) else None
-        case decide.Plain():
+        case decide.Routed(_, by):
+            names = [each.name for each, _ in by.routers]
+            if peer is not None or router in names or (not router and by.otherwise is Otherwise.DIRECT):
+                return None
+            return Deny(Reason.POLICY, f"{target} is reached through {' or '.join(names)} only now", by.name)
+        case decide.Plain() | decide.Look():
             return None
 
 

@@ -61,7 +61,8 @@ class Record:
     own_serial: str = ""
     tls: TlsFacts | None = None
     sni: str = ""  # what the client asked for, where it was not we who ended TLS
-    backend: Endpoint | None = None  # where a gateway sent it
+    backend: Endpoint | None = None  # where a gateway, or a rule of egress, sent it
+    router: str = ""  # by whom it left, where a rule of egress says so
     sent: int = 0  # from the one who called to the one who was called
     received: int = 0
     ended_by: str = ""  # source, target or sidecar
@@ -88,6 +89,7 @@ class Record:
             "peer_serial": self.peer_serial,
             "self_serial": self.own_serial,
             "sni": self.sni,
+            "router": self.router,
             "backend": str(self.backend or ""),
             "tls": self.tls.version if self.tls else self._without_tls(),
             "cipher": self.tls.cipher if self.tls else "",
@@ -102,7 +104,7 @@ class Record:
     def _without_tls(self) -> str:
         if self.outcome in _NEVER_BEGAN:
             return ""
-        return "plaintext" if self.direction is not Direction.GATEWAY else "passthrough" if self.sni else ""
+        return "passthrough" if self.sni else "" if self.direction is Direction.GATEWAY else "plaintext"
 
     def text(self) -> str:
         """One line of key=value; values with spaces are quoted, control characters are escaped."""

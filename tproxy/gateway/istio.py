@@ -96,8 +96,6 @@ def _each(things: Iterable[Object], read: Callable[[Object], T], findings: Findi
 def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Findings) -> Bound:
     bound: dict[str, list[Virtual]] = {f"{thing.namespace}/{thing.name}": [] for thing in gateways}
     for made in virtuals:
-        if made.http and made.gateways != ("mesh",):
-            findings.warn(made.thing, "spec.http", "is not carried by this version: it passes TLS and TCP on")
         limited = {name for rule in (*made.tls, *made.tcp) for match in rule.matches for name in match.gateways}
         limited |= {name for rule in made.http for condition in rule.conditions for name in condition.gateways}
         for name in dict.fromkeys((*made.gateways, *sorted(limited))):

@@ -16,6 +16,7 @@ from tproxy.core.record import Outcome, Record
 from tproxy.core.routes import HttpListener, Terminate, TlsListener, by_sni
 from tproxy.gateway.gate import Door
 from tproxy.gateway.http.begin import accept
+from tproxy.gateway.http.either import Either
 from tproxy.gateway.http.h1_server import H1Server
 from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.h2_server import H2Server
@@ -25,7 +26,7 @@ from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
-Codec = Callable[[Caller, str], H1Server | H2Server]  # with what ALPN agreed on
+Codec = Callable[[Caller, str], asyncio.Protocol]  # with what ALPN agreed on
 H2_LIMITS = H2Limits()
 NO_TABLE = HttpTable(HostTable(()))
 
@@ -82,19 +83,25 @@ async def serve(
         if not ended.done():
             ended.set_result(error)
 
-    def codec(caller: Caller, alpn: str) -> H1Server | H2Server:
+    def codec(caller: Caller, alpn: str) -> asyncio.Protocol:
         def each(stream: Stream, head: Head, end: bool) -> Sink:
             return accept(web.engine, table(), caller, stream, head, end)
 
-        if alpn == "h2":
-            return H2Server(each, caller.scheme, H2_LIMITS, lambda _: None, gone)
-        return H1Server(each, caller.scheme, web.engine.wheel, web.engine.limits, web.refused, gone)
+        def one() -> H1Server:
+            return H1Server(each, caller.scheme, web.engine.wheel, web.engine.limits, web.refused, gone)
 
+        def two() -> H2Server:
+            return H2Server(each, caller.scheme, H2_LIMITS, web.refused_stream, gone)
+
+        conn = two() if alpn == "h2" else Either(one, two, web.engine.wheel, web.engine.limits.head, gone)
+        made.append(conn)
+        return conn
+
+    made: list[H2Server | Either] = []
     transport = await begin(codec)
     if isinstance(transport, Deny):
         return trace.refused(transport)
-    conn = cast(asyncio.Transport, transport).get_protocol()
-    assert isinstance(conn, H1Server | H2Server)
+    conn = made[0]
     web.open.add(conn)
     if web.draining:
         conn.drain()

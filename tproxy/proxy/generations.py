@@ -107,7 +107,7 @@ class Generations:
 
     def _paths(self) -> list[str]:
         config = self._config
-        files = filter(None, [self._file, config.workload.labels_file])
+        files = filter(None, [self._file, config.workload.labels_file, config.egress_routes.file])
         return [*files, *paths(config.trust), *config.policies]
 
     async def _reload(self, asked: bool, read: bool) -> None:

@@ -81,7 +81,8 @@ def _trust_of(state: State) -> object:
 def _policy(trace: Trace, state: State) -> Deny | None:
     peer = trace.proven.peer if trace.proven else None
     if trace.direction is Direction.EGRESS:
-        deny = recheck.egress(trace.target, trace.local, peer, state.config, trace.found)
+        facts = trace.source, trace.sni or None, trace.via
+        deny = recheck.egress(trace.target, trace.local, peer, state.config, trace.found, *facts)
     else:
         deny = recheck.ingress(trace.target, trace.source, peer, state.config)
     return deny and Deny(Reason.CUT_BY_POLICY, deny.why, deny.rule)

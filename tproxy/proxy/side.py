@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
@@ -22,6 +23,9 @@ from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.tls import Contexts, Session, handshake
+
+if TYPE_CHECKING:
+    from tproxy.proxy.routers import Routers  # which dials as we do
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Side:
 
     state: State
     finished: Callable[[Record], None]
+    routers: Routers
     reactor: AnyReactor = field(init=False)
     shortcut: Shortcut | None = None
     directory: Callable[[Address], Found] = no_directory

@@ -20,6 +20,7 @@ from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.egress import egress
 from tproxy.proxy.ingress import ingress
 from tproxy.proxy.live import fallen, misplaced, overdue
+from tproxy.proxy.routers import Routers
 from tproxy.proxy.server import Server, drain
 from tproxy.proxy.side import Side, State, no_directory, unheard
 
@@ -39,6 +40,7 @@ class Sidecar:
         self._finished, self._shortcut, self._directory, self._bare = finished, shortcut, directory, bare
         self._side: Side | None = None
         self._draining = False
+        self.routers = Routers()
         self._servers: list[Server[Side]] = []
 
     @property
@@ -48,7 +50,7 @@ class Sidecar:
 
     def start(self, state: State) -> None:
         """Listen. KernelError says what is missing."""
-        side = self._side = Side(state, self._finished, self._shortcut, self._directory, self._bare)
+        side = self._side = Side(state, self._finished, self.routers, self._shortcut, self._directory, self._bare)
         ports, mark = state.config.ports, state.config.marks.own
         self._servers.append(Server(listener(ports.egress, mark), Direction.EGRESS, egress, side))
         self._servers.append(Server(listener(ports.ingress, mark), Direction.INGRESS, ingress, side))
@@ -95,6 +97,17 @@ class Sidecar:
         cut = egress.cut(lambda traces: misplaced([one for one in traces if one.target.ip in addresses], side))
         if cut:
             log.warning("%d running connections were cut: the directory expects somebody else there now", cut)
+
+    def routers_up(self) -> dict[tuple[str, int], bool]:
+        """Every host and port that a rule of egress could lead to, and whether it answers."""
+        hops = self.state.config.egress_routes.hops if self.state else ()
+        return {hop: hop not in self.routers.down for hop in hops}
+
+    async def watch_routers(self) -> None:
+        """Know who of them is up, for ever."""
+        side = self._side
+        assert side is not None  # started
+        await self.routers.watch(lambda: side.state.config, side.reactor)
 
     async def sweep(self, seconds: float = 1.0) -> None:
         """Cut what has outlived its certificates, for ever."""

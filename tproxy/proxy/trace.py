@@ -16,7 +16,9 @@ from tproxy.proxy.pump import Moved
 from tproxy.proxy.tls import Session, denial
 
 STOPPING = Deny(Reason.CUT_BY_DRAIN, "the sidecar is stopping")
-_FAILED = frozenset((Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.INTERNAL))
+_FAILED = frozenset(
+    (Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.CONNECT_FAILED, Reason.NO_ROUTER, Reason.INTERNAL)
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,8 @@ class Trace:
     found: Found = Absent.UNLISTED  # what the directory said of the target
     sni: str = ""
     backend: Endpoint | None = None
+    via: str = ""  # the router's name in the configuration
+    router: str = ""  # and in records
     local: bool = False  # the target is this pod's own address
     carrying: bool = False  # admitted, and not ended yet
     proven: Session | None = None  # None: plaintext
@@ -104,6 +108,7 @@ class Trace:
             own_serial=self.own_serial,
             tls=self.tls,
             sni=self.sni,
+            router=self.router,
             backend=self.backend,
             sent=moved.sent,
             received=moved.received,

@@ -21,7 +21,10 @@ INJECT = (PREFIX + "inject", "sidecar.istio.io/inject")  # ours first; each as a
 EVERY = "*"
 PORTS = ("includeInboundPorts", "excludeInboundPorts", "includeOutboundPorts", "excludeOutboundPorts")
 RANGES = ("includeOutboundIPRanges", "excludeOutboundIPRanges", "includeInboundIPRanges", "excludeInboundIPRanges")
-_PLAIN = ("mode", "portModes", "egress", "excludeOutboundUIDs", "logFormat", "netRaw", "secret", "status", "inject")
+_PLAIN = (
+    *("mode", "portModes", "egress", "egressRoutes", "excludeOutboundUIDs", "logFormat", "netRaw"),
+    *("secret", "status", "inject"),
+)
 _TRAFFIC, _SIDECAR = "traffic.sidecar.istio.io/", "sidecar.istio.io/"
 ISTIO = {
     **{name: _TRAFFIC + name for name in (*PORTS, *RANGES[:2])},

@@ -35,6 +35,8 @@ CONFIG = "TPROXY_CONFIG"  # environment: the sidecar's configuration, as YAML; J
 SECRET_PATH = "/var/run/secrets/tproxy"
 POD_PATH = "/var/run/tproxy/pod"
 LABELS = f"{POD_PATH}/labels"  # a file, as the kubelet writes it anew when labels change; an env variable would not
+ROUTES_PATH = "/var/run/tproxy/egress"
+ROUTES = f"{ROUTES_PATH}/egress.yaml"  # a ConfigMap's key, which the kubelet writes anew when it changes
 STEP_ASIDE = 5  # seconds that an ordinary sidecar goes on listening after the pod's end has begun; as Istio's
 
 
@@ -115,7 +117,7 @@ def sidecar(
         "readinessProbe": {**_ready(parsed), "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3},
         "volumeMounts": [
             {"name": volume["name"], "mountPath": path, "readOnly": True}
-            for volume, path in volumes(parsed, secret_of(wish, settings), settings)
+            for volume, path in volumes(parsed, wish, settings)
         ],
     }
 
@@ -137,15 +139,15 @@ def secret_of(wish: Wishes, settings: Injection) -> str:
     return settings.secret if wish.secret is None else wish.secret
 
 
-def volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:
-    """Volumes and where they are mounted: what the configured sources of identity and labels read, and nothing else."""
-    if parsed.workload.labels_file != LABELS:
-        return _identity_volumes(parsed, secret, settings)
-    item = {"path": _file(LABELS), "fieldRef": {"fieldPath": "metadata.labels"}}
-    return [
-        *_identity_volumes(parsed, secret, settings),
-        ({"name": "tproxy-pod", "downwardAPI": {"items": [item]}}, POD_PATH),
-    ]
+def volumes(parsed: Config, wish: Wishes, settings: Injection) -> list[tuple[dict[str, Any], str]]:
+    """Volumes and where they are mounted: what identity, labels and rules of egress are read from, and nothing else."""
+    found = _identity_volumes(parsed, secret_of(wish, settings), settings)
+    if parsed.workload.labels_file == LABELS:
+        item = {"path": _file(LABELS), "fieldRef": {"fieldPath": "metadata.labels"}}
+        found.append(({"name": "tproxy-pod", "downwardAPI": {"items": [item]}}, POD_PATH))
+    if wish.egress_routes is not None:
+        found.append(({"name": "tproxy-egress", "configMap": {"name": wish.egress_routes}}, ROUTES_PATH))
+    return found
 
 
 def _identity_volumes(parsed: Config, secret: str, settings: Injection) -> list[tuple[dict[str, Any], str]]:

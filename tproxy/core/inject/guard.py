@@ -14,7 +14,7 @@ from tproxy.core.settings import Mode
 
 _KINDS = ("initContainers", "containers")
 _ISTIO = ("istio-proxy", "istio-init", "istio-validation")
-_VOLUMES = ("tproxy-token", "tproxy-roots", "tproxy-secret", "tproxy-workload-api", "tproxy-pod")
+_VOLUMES = ("tproxy-token", "tproxy-roots", "tproxy-secret", "tproxy-workload-api", "tproxy-pod", "tproxy-egress")
 _POWERFUL = {"NET_ADMIN", "SYS_ADMIN", "ALL"}  # each may change the rules of the network namespace
 
 

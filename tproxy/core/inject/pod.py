@@ -155,7 +155,7 @@ def _add(
         ]
         if spec.get("restartPolicy") in ("Never", "OnFailure"):
             warnings.append("without native sidecars this pod does not end when its application does")
-    added = [volume for volume, _ in containers.volumes(parsed, containers.secret_of(wish, settings), settings)]
+    added = [volume for volume, _ in containers.volumes(parsed, wish, settings)]
     if added:
         spec["volumes"] = [*(spec.get("volumes") or []), *added]
     security = spec.get("securityContext") or {}

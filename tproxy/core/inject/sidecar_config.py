@@ -34,6 +34,8 @@ def sidecar_config(
         merged["identity"] = {"cert": f"{at}/tls.crt", "key": f"{at}/tls.key", "ca": f"{at}/ca.crt"}
     elif merged.get("identity") is None:
         merged["identity"] = {"istioCa": {"address": f"tproxy-control.{settings.namespace}.svc:15012"}}
+    if wish.egress_routes is not None:  # replaced, not merged: a file stands alone
+        merged["egressRoutes"] = {"file": containers.ROUTES}
     merged["fast"] = {"sockmap": "off", **(merged.get("fast") or {})}
     parsed = Config.parse(merged, where_config)
     if (parsed.follows or parsed.policies) and not (parsed.workload.labels or parsed.workload.labels_file):

@@ -27,6 +27,7 @@ class Wishes:
     image: str | None = None
     native: bool | None = None
     secret: str | None = None
+    egress_routes: str | None = None  # the ConfigMap with the rules
     resources: Resources = field(default_factory=Resources)
     debug: bool = False
     log_format: str = "text"
@@ -44,6 +45,7 @@ def wishes(pod: Mapping[str, Any], where: str, base: Resources | None = None) ->
         image=notes.text("image"),
         native=notes.flag("native"),
         secret=notes.text("secret"),
+        egress_routes=notes.text("egressRoutes"),
         resources=_resources(notes, base or Resources()),
         debug=_level(notes, warnings) == "debug",
         log_format=notes.fields.choice(PREFIX + "logFormat", "text", ("text", "json")),

@@ -12,6 +12,8 @@ from tproxy.core.http_facts import host_of
 from tproxy.core.reason import Deny
 from tproxy.core.routes import Backend, BackendTls
 from tproxy.gateway.http.h1_client import H1Client
+from tproxy.gateway.http.h2_client import H2Client
+from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Dial, Pool
 from tproxy.gateway.http.stream import Client
@@ -20,7 +22,8 @@ from tproxy.gateway.tls import Means, begin
 from tproxy.kernel.sock import abort, reset_on_close
 from tproxy.proxy.side import reach
 
-Key = tuple[Endpoint, BackendTls | None, str]
+Key = tuple[Endpoint, BackendTls | None, bool, str]
+H2_LIMITS = H2Limits()
 
 
 @dataclass(slots=True)
@@ -47,10 +50,11 @@ class Backends:
         return pool
 
     def _shared(self, backend: Backend, endpoint: Endpoint, host: str) -> Pool:
-        key = (endpoint, backend.tls, host)
+        key = (endpoint, backend.tls, backend.http2, host)
         if key not in self._pools:
+            each = H2_LIMITS.streams if backend.http2 else 1
             self._pools[key] = Pool(
-                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint, host), self.wheel, self.limits
+                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint, host), self.wheel, self.limits, each
             )
         return self._pools[key]
 
@@ -72,9 +76,14 @@ class Backends:
         return dial
 
     async def _client(self, sock: socket.socket, backend: Backend, host: str, pool: Pool) -> Client | Deny:
-        made = H1Client(self.limits.congested, pool.freed, pool.closed)
+        made: H1Client | H2Client
+        if backend.http2:
+            made = H2Client(H2_LIMITS, pool.freed, pool.closed)
+        else:
+            made = H1Client(self.limits.congested, pool.freed, pool.closed)
         if backend.tls is not None:
-            line = await begin(sock, backend.tls, lambda _: made, self.means(), host)
+            alpn = ("h2",) if backend.http2 else ("http/1.1",)
+            line = await begin(sock, backend.tls, lambda _: made, self.means(), host, alpn)
             if isinstance(line, Deny):
                 abort(sock)
                 return Deny(line.reason, f"TLS to {backend.name}: {line.why}")

@@ -18,7 +18,7 @@ from tproxy.gateway.http.attempt import Attempt
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
-from tproxy.gateway.http.mirror import Shadow
+from tproxy.gateway.http.mirror import shadows
 from tproxy.gateway.http.stream import Broken, Reset, Stream
 from tproxy.gateway.http.wheel import Timer
 
@@ -59,13 +59,7 @@ class Exchange:
         self._left = forward.retry.attempts if forward.retry is not None else 0
         self._attempt: Attempt | None = None
         self._timer: Timer | None = None
-        self._mirrors = [
-            Shadow(
-                head, end, engine.pool(backend, random.choice(backend.endpoints), head.authority), engine.limits.buffer
-            )
-            for backend, head in forward.mirrors
-            if backend.endpoints
-        ]
+        self._mirrors = shadows(engine, forward.mirrors, end) if forward.mirrors else ()
         done.rule, done.backend = forward.rule.name, forward.backend
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
@@ -295,5 +289,6 @@ class Exchange:
             self.engine.wheel.stop(self._timer)
         if self._attempt is not None:
             self._attempt.unwatch()
+            self._attempt = None
         done.ended, done.received_bytes = self.engine.clock(), self._body
         self.engine.done(done)

@@ -11,6 +11,7 @@ from tproxy.gateway.http.backends import Backends
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.stream import Reset
 from tproxy.gateway.http.wheel import Wheel
 from tproxy.gateway.tls import Means
 
@@ -34,6 +35,9 @@ class Web:
 
     def refused(self, refusal: Refusal) -> None:
         """Bytes that were no request."""
+
+    def refused_stream(self, reset: Reset) -> None:
+        """Frames that were no request."""
 
     def drain(self) -> None:
         """No request after those at hand, on any connection."""

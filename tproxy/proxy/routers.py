@@ -1,0 +1,137 @@
+"""The routers that rules of egress lead to: who is up, whose turn it is, and the connection to one of them.
+
+A router that refuses or does not answer rests: until a check reaches it, or for ``rest`` seconds where nobody checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from tproxy.core.address import Address, Endpoint, parse_address
+from tproxy.core.config import Config
+from tproxy.core.egress_routes import EgressRule, last_octet, order
+from tproxy.core.reason import Deny, Reason
+from tproxy.kernel.sock import reset_on_close
+from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.side import reach
+from tproxy.proxy.trace import Trace
+
+log = logging.getLogger("tproxy")
+REMEMBERED = 5.0  # seconds that the addresses of a name hold
+Hop = tuple[str, int]  # a router's host and one of its ports
+
+
+@dataclass(slots=True)
+class Routers:
+    """Health by hop, whatever generation of the configuration names it."""
+
+    down: dict[Hop, tuple[float, str]] = field(default_factory=dict)  # since when, and why
+    _known: dict[str, tuple[float, list[Address]]] = field(default_factory=dict)
+
+    def up(self, hop: Hop, config: Config) -> bool:
+        """Whether it is worth trying."""
+        found = self.down.get(hop)
+        routes = config.egress_routes
+        return found is None or (not routes.check and time.monotonic() - found[0] >= routes.rest)
+
+    async def dial(self, rule: EgressRule, trace: Trace, config: Config, reactor: AnyReactor) -> socket.socket | Deny:
+        """A connected socket to the router whose turn it is, or to the next that answers."""
+        wanted, tried = trace.target.port, list[str]()
+        for router, port in order(rule, wanted, lambda host, port: self.up((host, port), config), random.random):
+            found = await self._reach((router.host, port), config, reactor)
+            trace.via, trace.router = router.name, router.cluster(port, config.egress_routes.names)
+            if not isinstance(found, Deny):
+                sock, trace.backend = found
+                _tell(trace, rule, f"connected to {trace.backend}", config)
+                return sock
+            _tell(trace, rule, found.why, config)
+            tried.append(f"{router.name}: {found.why}")
+        return Deny(Reason.NO_ROUTER, "; ".join(tried) or self._nobody(rule, wanted), rule.name)
+
+    def _nobody(self, rule: EgressRule, wanted: int) -> str:
+        """Why there was nobody to try."""
+        hops = [(router.name, router.host, router.port(wanted)) for router, _ in rule.routers]
+        return "; ".join(
+            f"{name} has no port for {wanted}" if port is None else f"{name} rests: {self.down[host, port][1]}"
+            for name, host, port in hops
+        )
+
+    async def watch(self, config: Callable[[], Config], reactor: AnyReactor) -> None:
+        """Check every hop of the configuration of the moment, for ever."""
+        while True:
+            now = config()
+            hops = now.egress_routes.hops
+            self.down = {hop: found for hop, found in self.down.items() if hop in hops}
+            if now.egress_routes.check:
+                await asyncio.gather(*(self._check(hop, now, reactor) for hop in sorted(hops)))
+            await asyncio.sleep(now.egress_routes.check or 1.0)
+
+    async def _check(self, hop: Hop, config: Config, reactor: AnyReactor) -> None:
+        found = await self._reach(hop, config, reactor)
+        if not isinstance(found, Deny):
+            reset_on_close(found[0], False)  # nothing was asked, so nothing is broken off
+            found[0].close()
+
+    async def _reach(self, hop: Hop, config: Config, reactor: AnyReactor) -> tuple[socket.socket, Endpoint] | Deny:
+        host, port = hop
+        refusal = Deny(Reason.CONNECT_FAILED, f"{host} has no address")
+        for address in await self._addresses(host, config.egress_routes.connect):
+            endpoint = Endpoint(address, port)
+            sock = await reach(endpoint, config.marks.own, config.egress_routes.connect, reactor)
+            if not isinstance(sock, Deny):
+                self._saw(hop, "")
+                return sock, endpoint
+            refusal = sock
+        self._saw(hop, refusal.why)
+        return refusal
+
+    async def _addresses(self, host: str, seconds: float) -> list[Address]:
+        try:
+            return [parse_address(str(ip_address(host)))]
+        except ValueError:
+            pass
+        clock, known = self._known.get(host, (0.0, []))
+        if not known or time.monotonic() - clock > REMEMBERED:
+            try:
+                async with asyncio.timeout(seconds):
+                    names = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                known = list(dict.fromkeys(parse_address(name[0]) for *_, name in names))
+            except (OSError, TimeoutError, UnicodeError) as error:
+                log.warning("looking up router %s: %s", host, error or "no answer in time")
+            self._known[host] = time.monotonic(), known  # an older answer is better than none
+        return random.sample(known, len(known))
+
+    def _saw(self, hop: Hop, trouble: str) -> None:
+        """Say it when it changes, not each time."""
+        if trouble and hop not in self.down:
+            log.warning("router %s port %d is down: %s", *hop, trouble)
+        elif not trouble and hop in self.down:
+            log.info("router %s port %d is up again", *hop)
+        if trouble:
+            self.down[hop] = time.monotonic(), trouble
+        else:
+            self.down.pop(hop, None)
+
+
+def _tell(trace: Trace, rule: EgressRule, status: str, config: Config) -> None:
+    """One line a choice; its tag is what people grep for."""
+    octet = last_octet(str(trace.source))
+    log.info(
+        "[%s] Source address: %s; Source IP last octet: %s, intercepting %s by rule %s; Routing to %s; status: %s; "
+        "Rerouting to %s",
+        config.egress_routes.tag,
+        trace.source,
+        "none" if octet is None else octet,
+        trace.target,
+        rule.name,
+        trace.via,
+        status,
+        trace.router,
+    )
