@@ -340,6 +340,19 @@ def test_a_router_that_is_down_is_passed_over_and_comes_back(stage: Stage) -> No
     assert sidecar.metrics()[name] >= 1.0
 
 
+def test_where_nobody_checks_a_router_that_failed_is_tried_again_when_there_is_no_other(stage: Stage) -> None:
+    pod = stage.even
+    stage.configure(pod, egressRoutes=stage.routes(check=0, rest=3600))
+    stage.forwards["egress-router1", 8080].kill()
+    for _ in range(2):
+        before = stage.count(pod)
+        assert "ERROR" in go_client(pod, "HTTPS")
+        why = stage.next_record(pod, before)["why"]
+        assert why == "egress-router1: connecting to 10.77.0.3:8080: Connection refused"
+    stage.forward("egress-router1", 8080)
+    assert go_client(pod, "HTTPS").endswith(" 200")
+
+
 @pytest.mark.parametrize("proto", ["HTTPS", "HTTP"])
 def test_without_a_router_it_is_refused_unless_the_rule_says_otherwise(stage: Stage, proto: str) -> None:
     pod, routes = stage.even, stage.routes(http503=[80])
@@ -351,7 +364,7 @@ def test_without_a_router_it_is_refused_unless_the_rule_says_otherwise(stage: St
     assert go_client(pod, proto).startswith(f"{proto} httpbin.org - " + ("503" if proto == "HTTP" else "ERROR"))
     record = stage.next_record(pod, before)
     assert (record["reason"], record["rule"], record["outcome"]) == ("no_router", "by-even", "failed")
-    assert "egress-router1 rests: connecting to 10.77.0.3" in record["why"]
+    assert "egress-router1 is down: connecting to 10.77.0.3" in record["why"]
     routes["rules"][0]["otherwise"] = "direct"
     stage.configure(pod, egressRoutes=routes)
     before = stage.count(pod)
@@ -385,7 +398,7 @@ def test_a_router_may_be_a_name_whose_addresses_are_looked_up(stage: Stage) -> N
     process = peer(pod, 2525, "banner")
     routers = {"near": {"host": "localhost", "ports": {"25": 2525}}}
     rules = [{"name": "mail", "ports": [25], "routers": ["near"]}]
-    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules, "check": 0})
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules})
     with pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
         assert sock.recv(100).startswith(b"220 ")
     process.kill()
