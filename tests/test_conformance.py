@@ -17,7 +17,6 @@ from tests.conformance.replay import Outcome
 from tests.conformance.world import AWAY, SUITE
 
 GOOD = (Outcome.PASSED, Outcome.MESH, Outcome.STATUSES)
-WAITING = {"HTTPRouteBackendProtocolH2C", "GRPCExactMethodMatching", "GRPCRouteHeaderMatching"}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,6 @@ def test_conformance(case: Case, results: dict[str, list[str]]) -> None:
     outcome, *why = results[f"{case.profile}-{case.name}"]
     if outcome in (Outcome.NOT_GIVEN, Outcome.NOT_FOR_US):
         pytest.skip(f"{outcome}: {'; '.join(why) or case.manifest}")
-    if case.name in WAITING and outcome == Outcome.FAILED:
-        pytest.xfail("HTTP/2 is not carried yet")
     assert outcome in GOOD, why
 
 
