@@ -5,7 +5,7 @@
 | native sidecar (init container, ``restartPolicy: Always``) | an ordinary container, in its place |
 | projected service account token | a folder with a join token (podman 4.3 leaves Secrets in base64) |
 | the Service's name in DNS | ``hostAliases`` |
-| probes, ``restartPolicy`` of a pod | taken out: podman would run them its own way; ``kubelet.py`` asks them |
+| probes, hooks, ``restartPolicy`` of a pod | taken out: podman would run them its own way; ``kubelet.py`` asks them |
 | one file of a Secret (``subPath``) | the same file by ``hostPath`` |
 | ``ports`` and ``resources`` | taken out: podman would publish the ports, limits need a cgroup that is ours |
 | volumes that are optional by default | said in full, because podman 4.3 falls over what is not there |
@@ -32,6 +32,7 @@ class Playable:
     sidecars: tuple[str, ...]  # then these, until they are ready; they are restarted whenever they end
     apps: tuple[str, ...]
     probes: Mapping[str, Mapping[str, Mapping[str, Any]]]  # container -> kind of probe -> what to ask
+    before_stop: Mapping[str, tuple[str, ...]]  # container -> command of its preStop hook
 
 
 def playable(
@@ -50,6 +51,7 @@ def playable(
     apps = spec["containers"]
     every = [*first, *sidecars, *apps]
     probes = {one["name"]: _probes(one) for one in every}
+    before_stop = {one["name"]: hook for one in every if (hook := _before_stop(one))}
     for one in every:
         one["imagePullPolicy"] = "Never"
         one["env"] = [{**entry, "value": entry["value"].replace("$$", "$")} for entry in one.get("env", [])]
@@ -76,7 +78,7 @@ def playable(
         by_address.setdefault(address, []).append(host)
     spec["hostAliases"] = [{"ip": address, "hostnames": names} for address, names in by_address.items()]
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
-    return Playable(whole, _names(first), _names(sidecars), _names(apps), probes)
+    return Playable(whole, _names(first), _names(sidecars), _names(apps), probes, before_stop)
 
 
 def _probes(container: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +90,12 @@ def _probes(container: dict[str, Any]) -> dict[str, Any]:
             if ask in probe:
                 probe[ask] = {**probe[ask], "port": ports.get(probe[ask]["port"], probe[ask]["port"])}
     return found
+
+
+def _before_stop(container: dict[str, Any]) -> tuple[str, ...]:
+    """Taken out."""
+    hook = container.pop("lifecycle", {}).get("preStop", {})
+    return tuple(hook.get("exec", {}).get("command", ()))
 
 
 def _by_path(container: Mapping[str, Any]) -> list[dict[str, Any]]:

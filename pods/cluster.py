@@ -63,8 +63,23 @@ class Cluster(Protocol):
     def job(self, workload: str) -> Ended:
         """Run it to its end."""
 
+    def service(self, workload: str) -> str:
+        """Its Service's address."""
+
+    def scale(self, workload: str) -> None:
+        """Two replicas behind its Service from now on, both ready."""
+
+    def upgrade(self, workload: str) -> None:
+        """Its sidecars get another image: pod by pod, a new one ready before an old one goes."""
+
+    def images(self, workload: str) -> list[str]:
+        """Of its sidecars, one for each pod."""
+
     def stop_control(self) -> None:
         """The control plane goes away."""
+
+    def start_control(self) -> None:
+        """And comes back."""
 
     def remove(self) -> str:
         """Take everything away; what is still there."""

@@ -21,6 +21,7 @@ from pods.cluster import Ended, Probed
 from pods.podman import authority
 from tproxy import __version__
 
+NEXT = "tproxy:next"
 NAME, NODE = "tproxy-demo", "tproxy-demo-control-plane"
 SIDECAR = "tproxy-sidecar"
 PROGRAMS = {
@@ -66,10 +67,10 @@ class Kind:
         files = [f"--from-file={ca / name}" for name in ("root.crt", "root.key", "bundle.pem")]
         self._apply("create", "secret", "generic", "tproxy-ca", "-n", "tproxy-system", *files)
         _kubectl("apply", "-k", "manifests/base")
-        _kubectl("rollout", "status", "-n", "tproxy-system", "deployment/tproxy-control", "--timeout=120s", timeout=150)
+        _rolled("tproxy-system", "tproxy-control")
         _kubectl("apply", "-k", str(self.overlay))
         for name in ("web", "client", "outsider"):
-            _kubectl("rollout", "status", "-n", "demo", f"deployment/{name}", "--timeout=180s", timeout=200)
+            _rolled("demo", name)
 
     def injected(self) -> Mapping[str, bool]:
         return {name: bool(_status(self._pod(name), SIDECAR)) for name in ("web", "client", "order", "outsider")}
@@ -146,8 +147,33 @@ class Kind:
         beside = ends[SIDECAR]["finishedAt"] >= ends["curl"]["finishedAt"]
         return Ended(ends["curl"]["exitCode"], beside, ends[SIDECAR]["exitCode"])
 
+    def service(self, workload: str) -> str:
+        return _kubectl("get", "service", "-n", "demo", workload, "-o", "jsonpath={.spec.clusterIP}")
+
+    def scale(self, workload: str) -> None:
+        _kubectl("scale", "-n", "demo", f"deployment/{workload}", "--replicas=2")
+        _rolled("demo", workload)
+
+    def upgrade(self, workload: str) -> None:
+        _run("docker", "tag", f"tproxy:{__version__}", NEXT)
+        _run("kind", "load", "docker-image", "--name", NAME, NEXT, timeout=300)
+        old = _kubectl("get", "pods", "-n", "demo", "-l", f"app={workload}", "-o", "name").split()
+        said = {"spec": {"template": {"metadata": {"annotations": {"tproxy.dev/image": NEXT}}}}}
+        _kubectl("patch", "-n", "demo", f"deployment/{workload}", "-p", json.dumps(said))
+        _rolled("demo", workload)
+        _kubectl("wait", "-n", "demo", "--for=delete", *old, "--timeout=120s", timeout=150)
+
+    def images(self, workload: str) -> list[str]:
+        pods = json.loads(_kubectl("get", "pods", "-n", "demo", "-l", f"app={workload}", "-o", "json"))["items"]
+        every = [container for pod in pods for container in pod["spec"]["initContainers"]]
+        return [str(one["image"]) for one in every if one["name"] == SIDECAR]
+
     def stop_control(self) -> None:
         _kubectl("scale", "-n", "tproxy-system", "deployment/tproxy-control", "--replicas=0")
+
+    def start_control(self) -> None:
+        _kubectl("scale", "-n", "tproxy-system", "deployment/tproxy-control", "--replicas=2")
+        _rolled("tproxy-system", "tproxy-control")
 
     def remove(self) -> str:
         _run("kind", "delete", "cluster", "--name", NAME, timeout=120)
@@ -182,6 +208,10 @@ def _seconds(text: str) -> float:
 
 def _node(*argv: str) -> str:
     return _run("docker", "exec", NODE, *argv)
+
+
+def _rolled(namespace: str, name: str) -> None:
+    _kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", "--timeout=180s", timeout=200)
 
 
 def _kubectl(*argv: str, stdin: str = "", timeout: float = 60) -> str:

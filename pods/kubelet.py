@@ -37,12 +37,18 @@ class Running:
         return f"{self.name}-{name}"
 
 
-def start(engine: Engine, given: Playable, configs: Sequence[Mapping[str, Any]], network: str) -> Running:
-    """``configs`` are ConfigMaps. EngineError if an init container fails or something is not ready in time."""
+def start(
+    engine: Engine, given: Playable, configs: Sequence[Mapping[str, Any]], network: str, address: str = ""
+) -> Running:
+    """``configs`` are ConfigMaps. EngineError if an init container fails or something is not ready in time.
+
+    With ``address`` the pod has it for good: podman's ends with its last container, and would come back with another.
+    """
     name = given.pod["metadata"]["name"]
     path = engine.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump_all([*configs, given.pod]))
-    engine.run("podman", "play", "kube", "--start=false", "--network", network, path)
+    fixed = ["--ip", address] if address else []
+    engine.run("podman", "play", "kube", "--start=false", "--network", network, *fixed, path)
     infra = engine.run("podman", "pod", "inspect", "--format", "{{.InfraContainerID}}", name).strip()
     engine.run("podman", "start", infra)
     where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
@@ -68,6 +74,23 @@ def finish(engine: Engine, pod: Running) -> Ended:
     beside = engine.run("podman", "inspect", "--format", "{{.State.Running}}", sidecar).strip() == "true"
     engine.run("podman", "stop", "--time", str(GRACE), sidecar)
     return Ended(code, beside, int(engine.run("podman", "inspect", "--format", "{{.State.ExitCode}}", sidecar)))
+
+
+def end(engine: Engine, pod: Running) -> None:
+    """preStop hooks, SIGTERM (or what the image says) to applications, then to sidecars; then the pod is gone.
+
+    EngineError if a sidecar did not end by itself, or had to cut a connection.
+    """
+    for container, command in pod.given.before_stop.items():
+        engine.run("podman", "exec", pod.container(container), *command)
+    engine.run("podman", "stop", "--time", str(GRACE), *map(pod.container, pod.given.apps))
+    for name in map(pod.container, pod.given.sidecars):
+        engine.run("podman", "stop", "--time", str(GRACE), name)
+        code = engine.run("podman", "inspect", "--format", "{{.State.ExitCode}}", name).strip()
+        said = engine.ask("podman", "logs", "--tail", "5", name).stderr
+        if code != "0" or "stopped: 0 connections were cut" not in said:
+            raise EngineError(f"{name} ended with {code}: {said}")
+    engine.run("podman", "pod", "rm", "--force", pod.name)
 
 
 def ask(address: str, probe: Mapping[str, Any]) -> str:

@@ -9,20 +9,25 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import yaml
 
+from images.build import IMAGE
 from images.engine import Engine, EngineError
 from pods import kubelet
-from pods.adapt import Playable, playable
+from pods.adapt import playable
 from pods.cluster import Ended, Probed
 from pods.kubelet import Running
 from pods.render import Object, find, render
+from tproxy.kernel import nft
+from tproxy.world import service
 
 NETWORK = "tproxy"
 CONTROL, DOMAIN = "tproxy-control", "cluster.local"
 SIDECAR, ROOTS = "tproxy-sidecar", "tproxy-ca-roots"
+VIP, PORT, NEXT = "10.96.0.20", 8080, "localhost/tproxy:next"
 TPROXY = (sys.executable, "-m", "tproxy")
 
 
@@ -32,6 +37,7 @@ class Podman:
     def __init__(self, engine: Engine, overlay: Path) -> None:
         self.engine, self.objects = engine, render(overlay)
         self.pods: dict[str, Running] = {}
+        self._replicas: list[Running] = []
         self.bridge = ""
         self.configs = [one for one in self.objects if one["kind"] == "ConfigMap"]
         self.remarks, self.templates = self._inject()
@@ -50,7 +56,8 @@ class Podman:
         """The authority, then control, then the workloads with tokens from it."""
         ca = authority(self.engine.folder / "ca")
         control = find(self.objects, "Deployment", CONTROL)["spec"]["template"]
-        self._play(CONTROL, playable(control, CONTROL, {}, files=str(ca)))
+        given = playable(control, CONTROL, {}, files=str(ca))
+        self.pods[CONTROL] = kubelet.start(self.engine, given, self.configs, NETWORK, self._last_address())
         roots = {"root-cert.pem": (ca / "bundle.pem").read_text()}
         self.configs.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOTS}, "data": roots})
         for name in ("web", "client", "outsider"):
@@ -115,12 +122,42 @@ class Podman:
         self._workload(workload)
         return kubelet.finish(self.engine, self.pods[workload])
 
+    def service(self, workload: str) -> str:
+        """The node translates it, as kube-proxy would; one workload has one."""
+        return VIP
+
+    def scale(self, workload: str) -> None:
+        self._replicas = [self.pods[workload], self._replica(workload, 2)]
+        self._balance()
+        for number in (3, 4):  # control, which makes them, may be away later
+            self._credentials(f"{workload}-{number}", workload)
+
+    def upgrade(self, workload: str) -> None:
+        self.engine.run("podman", "tag", IMAGE, NEXT)
+        old, self.templates = self._replicas, {**self.templates, workload: self._inject(NEXT)[1][workload]}
+        for number, leaving in enumerate(old, 3):
+            self._replicas = [*self._replicas, self._replica(workload, number)]  # it is ready now
+            self._balance()
+            self._replicas = [one for one in self._replicas if one is not leaving]
+            self._balance()
+            kubelet.end(self.engine, leaving)
+        self.pods[workload] = self._replicas[0]
+
+    def images(self, workload: str) -> list[str]:
+        names = [one.container(SIDECAR) for one in self._replicas]
+        return [self.engine.run("podman", "inspect", "--format", "{{.ImageName}}", name).strip() for name in names]
+
     def stop_control(self) -> None:
         self.engine.run("podman", "stop", "--time", "10", self.pods[CONTROL].container("control"))
+
+    def start_control(self) -> None:
+        kubelet.restart(self.engine, self.pods[CONTROL], "control")
 
     def remove(self) -> str:
         for what in ("pod rm --force --time 0 --all", "volume rm --force --all", f"network rm --force {NETWORK}"):
             self.engine.ask("podman", *what.split())
+        self.engine.ask("podman", "image", "rm", NEXT)
+        nft.apply(service.gone())
         for folder in ("ca", "tokens"):
             shutil.rmtree(self.engine.folder / folder, ignore_errors=True)
         self.pods = {}
@@ -128,10 +165,11 @@ class Podman:
         bridge = [self.bridge] if self.bridge and (Path("/sys/class/net") / self.bridge).exists() else []
         return " ".join((*left, *bridge)).strip()
 
-    def _inject(self) -> tuple[str, dict[str, Object]]:
+    def _inject(self, image: str = IMAGE) -> tuple[str, dict[str, Object]]:
         """What the webhook would do: pods of the labelled namespace, with the cluster's settings; and its remarks."""
         settings = self.engine.folder / "inject.yaml"
-        settings.write_text(yaml.safe_dump(injection(find(self.objects, "ConfigMap", CONTROL))))
+        said = {**injection(find(self.objects, "ConfigMap", CONTROL)), "image": image}
+        settings.write_text(yaml.safe_dump(said))
         apps = [one for one in self.objects if one["metadata"].get("namespace") == "demo"]
         path = self.engine.folder / "apps.yaml"
         path.write_text(yaml.safe_dump_all(apps))
@@ -143,15 +181,33 @@ class Podman:
 
     def _workload(self, name: str) -> None:
         """Its pod, with a join token of its own if it has a sidecar."""
+        self.pods[name] = self._pod(name, name)
+
+    def _replica(self, workload: str, number: int) -> Running:
+        return self._pod(workload, f"{workload}-{number}")
+
+    def _pod(self, workload: str, name: str) -> Running:
         hosts = {"tproxy-control.tproxy-system.svc": self.address(CONTROL)}
         if "web" in self.pods:
             hosts["web.demo.svc"] = self.address("web")
-        account, token = self.templates[name]["spec"]["serviceAccountName"], self.engine.folder / "tokens" / name
-        if self.injected()[name]:
-            who = f"spiffe://{DOMAIN}/ns/demo/sa/{account}"
+        token = self._credentials(name, workload) if self.injected()[workload] else Path("nowhere")
+        given = playable(self.templates[workload], name, hosts, token=str(token))
+        return kubelet.start(self.engine, given, self.configs, NETWORK)
+
+    def _credentials(self, name: str, workload: str) -> Path:
+        """The folder with a pod's token, made by control when it is first asked for."""
+        token = self.engine.folder / "tokens" / name
+        if not token.exists():
+            account = self.templates[workload]["spec"]["serviceAccountName"]
+            said = self._token(f"spiffe://{DOMAIN}/ns/demo/sa/{account}")
             token.mkdir(parents=True)
-            (token / "istio-token").write_text(self._token(who))
-        self._play(name, playable(self.templates[name], name, hosts, token=str(token)))
+            (token / "istio-token").write_text(said)
+        return token
+
+    def _balance(self) -> None:
+        """kube-proxy's part."""
+        ready = [one.address for one in self._replicas]
+        nft.apply(service.rules(VIP, PORT, ready, masquerade=True))
 
     def _token(self, who: str) -> str:
         """From control; not through ``run``, which would log it."""
@@ -161,8 +217,10 @@ class Podman:
             raise EngineError(f"no token for {who}: {done.stderr}")
         return done.stdout.strip()
 
-    def _play(self, name: str, given: Playable) -> None:
-        self.pods[name] = kubelet.start(self.engine, given, self.configs, NETWORK)
+    def _last_address(self) -> str:
+        """Of the network; others get theirs from the beginning of it."""
+        where = "{{range .Subnets}}{{.Subnet}}{{end}}"
+        return str(ip_network(self.engine.run("podman", "network", "inspect", "--format", where, NETWORK).strip())[-2])
 
 
 def _templates(objects: Iterable[Object]) -> dict[str, Object]:

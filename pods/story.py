@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pods.cluster import Cluster
+from pods.load import Load
 from tproxy.demo.stage import Stage
 from tproxy.demo.story import tls13
 
 MARKER, PORT = "the-page-of-web-4711", 8080
 SIDECAR, NET_RAW = "tproxy-sidecar", 1 << 13  # linux/capability.h
 WAIT = 10.0  # seconds
+AWAY = 4.0  # seconds without control in the middle of a rollout
 STATUS = "import sys; print(open('/proc/1/status').read())"
 
 
@@ -26,7 +30,17 @@ class Story:
 
     def tell(self) -> None:
         """All of it."""
-        for scene in (self.ready, self.rights, self.page, self.refused, self.probes, self.job, self.killed, self.alone):
+        for scene in (
+            self.ready,
+            self.rights,
+            self.page,
+            self.refused,
+            self.probes,
+            self.job,
+            self.killed,
+            self.rollout,
+            self.alone,
+        ):
             try:
                 scene()
             except TimeoutError as error:
@@ -143,6 +157,32 @@ class Story:
         code, out = self.curl("client")
         stage.check("after their restart the page arrives again", code == 0 and MARKER in out, out)
 
+    def rollout(self) -> None:
+        stage = self.stage
+        stage.step(
+            "Rollout under load: web's two pods get another image of the sidecar, and control goes and comes back"
+        )
+        self.on.scale("web")
+        before, records = self.on.images("web"), len(self.records("client"))
+        url = f"http://{self.on.service('web')}:{PORT}/"
+        with Load(lambda *argv: self.on.execute("client", "curl", *argv), url) as load, ThreadPoolExecutor() as other:
+            rolling = other.submit(self.on.upgrade, "web")
+            self.on.stop_control()
+            time.sleep(AWAY)
+            self.on.start_control()
+            rolling.result()
+        for kind, answers in (("new connections", load.new), ("kept connections", load.kept)):
+            stage.say(f"{kind}: {answers.requests} requests over {answers.connections} connections")
+            stage.check(f"no request failed on {kind}", bool(answers.requests) and not answers.failed, answers.failed)
+        after = self.on.images("web")
+        stage.say(f"sidecars of web: {before} before, {after} after")
+        stage.check("both pods are new ones", len(before) == len(after) == 2 and not set(before) & set(after), after)
+        lines = self.records("client")[records:]
+        ends = Counter(str(line.get("reason") or line["outcome"]) for line in lines)
+        stage.say(f"client's records meanwhile: {dict(ends)}")
+        fine = bool(lines) and not {line["outcome"] for line in lines} & {"refused", "failed", "cut"}
+        stage.check("client's sidecar was refused nothing, and cut nothing", fine, dict(ends))
+
     def alone(self) -> None:
         stage = self.stage
         stage.step("The control plane goes away")
@@ -167,9 +207,12 @@ class Story:
         """The last of the sidecar's records like this. TimeoutError if none comes."""
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
-            lines = [json.loads(line) for line in self.on.logs(workload, SIDECAR).splitlines() if line.startswith("{")]
-            if found := [line for line in lines if wanted(line)]:
-                last: dict[str, Any] = found[-1]
-                return last
+            if found := [line for line in self.records(workload) if wanted(line)]:
+                return found[-1]
             time.sleep(0.1)
         raise TimeoutError(f"no such record of {workload} within {WAIT:g} s")
+
+    def records(self, workload: str) -> list[dict[str, Any]]:
+        """Of the sidecar, one for each connection that ended."""
+        lines = [json.loads(line) for line in self.on.logs(workload, SIDECAR).splitlines() if line.startswith("{")]
+        return [line for line in lines if "direction" in line]

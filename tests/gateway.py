@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -42,7 +43,23 @@ def free_port() -> int:
 _USED: set[int] = set()
 
 
+def secret(name: str, namespace: str, crt: bytes, key: bytes, **more: bytes) -> dict[str, Any]:
+    """As ``kubectl create secret tls`` makes it."""
+    meta = {"name": name, "namespace": namespace}
+    data = {"tls.crt": crt, "tls.key": key, **more}
+    plain = {entry: base64.b64encode(value).decode() for entry, value in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": plain}
+
+
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """In files."""
+    paths = folder / f"{name}.crt", folder / f"{name}.key"
+    for path, text in zip(paths, self_signed(name), strict=True):
+        path.write_bytes(text)
+    return paths
+
+
+def self_signed(name: str) -> tuple[bytes, bytes]:
     """A self-signed certificate and its key, for a name and a level below it."""
     key, now = authority.new_key("ecdsa"), authority.utc_now()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -58,10 +75,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     pair = authority.Pair(made, key)
-    paths = folder / f"{name}.crt", folder / f"{name}.key"
-    paths[0].write_bytes(pair.certificate_pem())
-    paths[1].write_bytes(pair.key_pem())
-    return paths
+    return pair.certificate_pem(), pair.key_pem()
 
 
 @dataclass

@@ -14,6 +14,8 @@ from typing import ParamSpec
 import uvloop
 
 from tproxy.core.http import Head, Headers, Reply
+from tproxy.gateway.http.h2_client import H2Client
+from tproxy.gateway.http.h2_codec import Codec
 from tproxy.gateway.http.h2_frames import (
     ACK,
     FRAME,
@@ -99,21 +101,34 @@ class Site:
 
 
 @contextmanager
-def in_thread(begin: Callable[[], asyncio.Protocol]) -> Iterator[tuple[int, asyncio.AbstractEventLoop]]:
+def in_thread(begin: Callable[[], Codec]) -> Iterator[tuple[int, asyncio.AbstractEventLoop]]:
     """A port on loopback where a codec serves each connection, and the loop it runs in."""
     listener = socket.create_server(("127.0.0.1", 0))
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
+    made: list[Codec] = []
+
+    def one() -> Codec:
+        made.append(begin())
+        return made[-1]
+
     async def start() -> asyncio.Server:
-        return await loop.create_server(begin, sock=listener)
+        return await loop.create_server(one, sock=listener)
+
+    async def stop() -> None:
+        server.close()
+        for codec in made:
+            if codec.transport is not None:
+                codec.transport.abort()
+        await asyncio.sleep(0.01)
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(5)
     try:
         yield listener.getsockname()[1], loop
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
@@ -134,6 +149,7 @@ class Memory(asyncio.Transport):
         self.protocol = protocol
         self.written = bytearray()
         self.closed = self.aborted = False
+        self.over = asyncio.Event()
         protocol.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -145,9 +161,11 @@ class Memory(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+        self.over.set()
 
     def abort(self) -> None:
         self.closed = self.aborted = True
+        self.over.set()
 
     def take(self) -> bytes:
         """What was written since the last time."""
@@ -214,3 +232,54 @@ def in_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]
         asyncio.run(test(*args, **named))
 
     return run
+
+
+class Joined:
+    """A toy gateway: each request goes to one HTTP/2 backend as it is, and back. The sink of the client's side."""
+
+    def __init__(self, client: H2Client, down: Stream, head: Head, end: bool) -> None:
+        self.up: Stream = client.open(Back(down, self))
+        self.over = False
+        self.up.head(head, end)
+
+    def head(self, reply: Reply, end: bool) -> None:
+        raise AssertionError
+
+    def data(self, data: bytes) -> None:
+        self.up.data(data)
+
+    def end(self, trailers: Headers) -> None:
+        self.up.end(trailers)
+
+    def reset(self, reset: Reset) -> None:
+        if not self.over:
+            self.up.reset(reset)
+
+    def congested(self, on: bool) -> None:
+        self.up.hold(on)
+
+
+@dataclass
+class Back:
+    """The sink of the backend's side."""
+
+    down: Stream
+    joined: Joined
+
+    def head(self, reply: Reply, end: bool) -> None:
+        self.joined.over = end
+        self.down.head(reply, end)
+
+    def data(self, data: bytes) -> None:
+        self.down.data(data)
+
+    def end(self, trailers: Headers) -> None:
+        self.joined.over = True
+        self.down.end(trailers)
+
+    def reset(self, reset: Reset) -> None:
+        self.joined.over = True
+        self.down.reset(reset)
+
+    def congested(self, on: bool) -> None:
+        self.down.hold(on)

@@ -17,7 +17,8 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.control import DOMAIN, WEB, Ca, csr, leaf, metric, started, unary, uris
+from tests.control import DOMAIN, WEB, Ca, csr, free_port, leaf, metric, started, unary, uris
+from tests.kubernetes import ApiServer
 from tproxy.cli import main
 from tproxy.control import authority, rotation, tokens
 from tproxy.control.record import Turned, as_json, text
@@ -361,3 +362,25 @@ def test_a_line_is_one_line_whatever_stands_in_it() -> None:
     line = Turned(0, "10.0.0.1", Refused(Why.BAD_CSR, 'a "b"\nc\x7f é', "x=y"))
     assert "\n" not in text(line) and text(line).isascii() and text(line).isprintable()
     assert json.loads(as_json(line))["why"] == 'a "b"\nc\x7f é'
+
+
+@pytest.mark.parametrize("which", ["health", "ca", "directory", "webhook"])
+def test_a_port_that_is_taken_is_named_and_nothing_is_served(which: str, tmp_path: Path, api: Any) -> None:
+    free = {name: free_port() for name in ("directory", "webhook")}
+    more = {"directory": {"port": free["directory"]}, "webhook": {"port": free["webhook"]}, "kubernetes": api.config}
+    own = Ca(tmp_path, injection={"image": "registry.example/tproxy:1"}, **more)
+    ports = {"health": own.health, "ca": own.port, **free}
+    with socket.create_server(("127.0.0.1", ports[which])):
+        process = own.spawn()
+        assert process.popen.wait(20) in (2, 3)
+    said = process.log.read_text()
+    lines = [line for line in said.splitlines() if line.startswith("tproxy control: ")]  # gRPC has a word of its own
+    assert len(lines) == 1 and str(ports[which]) in lines[0] and "is another" in lines[0]
+    assert "ready: CA" not in said and "Traceback" not in said
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    made = ApiServer(tmp_path)
+    yield made
+    made.stop()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.gateway import secret, self_signed
 from tproxy.core.http_routes import HttpTable, Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
@@ -28,6 +29,7 @@ from tproxy.gateway.compile import Loaded, compile_table
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault, Where
 from tproxy.gateway.site import Site
 
 NS = "gateway-conformance-infra"
@@ -69,13 +71,7 @@ def service(name: str, namespace: str = "web") -> list[dict[str, Any]]:
     return [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": ports}]
 
 
-PEM = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"
-SECRET = {
-    "apiVersion": "v1",
-    "kind": "Secret",
-    "metadata": {"name": "cert", "namespace": "web"},
-    "data": {"tls.crt": PEM, "tls.key": PEM},
-}
+SECRET = secret("cert", "web", *self_signed("e.example.com"))
 BACKENDS = [*service("one"), *service("two"), *service("far", "other"), SECRET]
 
 
@@ -302,7 +298,8 @@ def suite(*names: str) -> tuple[dict[str, TlsListener | TcpListener], Loaded]:
     objects += list(_endpoints(objects))
     findings = Findings()
     own = {f"{each.namespace}/{each.name}": each.name for each in objects if each.kind == "Gateway"}
-    found, statuses = gatewayapi.tables(objects, Registry(objects, findings), findings, Site(binds=own))
+    vault = Vault(objects, Where())
+    found, statuses = gatewayapi.tables(objects, Registry(objects, findings), findings, vault, Site(binds=own))
     served = {bind[0]: each for bind, each in found.listeners.items() if isinstance(each, TlsListener | TcpListener)}
     return served, Loaded(found, tuple(findings.found), statuses)
 

@@ -165,7 +165,7 @@ def test_a_name_whose_tls_ends_here_is_never_passed_on(gateway: Gateway) -> None
     with call() as sock:
         sock.sendall(hello_of(tls_client("ended.example.com")))
         reset_without_a_byte(sock)
-    assert gateway.record(sni="ended.example.com")["reason"] == "not_carried"
+    assert gateway.record(sni="ended.example.com")["reason"] == "no_credentials"
 
 
 @pytest.mark.parametrize("options", [("--tlsv1.3",), ("--tls-max", "1.2"), ("--http1.1",), ("--http2",)])

@@ -287,6 +287,7 @@ def test_a_preflight_is_answered_for_origins_that_are_allowed() -> None:
     assert made.reply.headers == [
         ("access-control-allow-origin", "https://a.example"),
         ("access-control-allow-credentials", "true"),
+        ("access-control-expose-headers", "x-b"),
         ("access-control-allow-methods", "GET,PUT"),
         ("access-control-allow-headers", "x-a"),
         ("access-control-max-age", "60"),
@@ -325,10 +326,10 @@ def test_what_rules_compare_is_what_the_backend_sees(flavour: Flavour, asked: st
 
 def test_escaped_slashes_are_sent_back_to_be_said_plainly() -> None:
     made = told(one(), head("/a%2f..%2Fadmin?q"))
-    assert (made.reply.status, dict(made.reply.headers)["location"]) == (307, "http://a.example/admin?q")
+    assert (made.reply.status, dict(made.reply.headers)["location"]) == (307, "/admin?q")
 
 
-@pytest.mark.parametrize("target", ["/a%", "/a%zz", "/a%00", "/a#b"])
+@pytest.mark.parametrize("target", ["/a%00", "/a#b", "/a b", "/\xe9", "a", "/a?\n"])
 def test_a_path_that_nobody_can_read_is_400(target: str) -> None:
     assert told(one(), head(target)).reply.status == 400
 

@@ -413,6 +413,7 @@ def test_an_audit_names_its_rules_and_is_announced() -> None:
 
 # what is refused
 
+GATEWAY = "{kind: Gateway, group: gateway.networking.k8s.io, name: g}"
 REFUSED: list[tuple[str, str]] = [
     (operation("{methods: [GET]}"), "spec.rules[0].to[0].operation.methods: ['GET']: is a condition of HTTP"),
     (operation("{notMethods: [GET]}"), "operation.notMethods"),
@@ -436,7 +437,12 @@ REFUSED: list[tuple[str, str]] = [
     (when("{key: 'experimental.envoy.filters.a[b]', values: [a]}"), "experimental.envoy.filters"),
     (when("{key: source.ip}"), "spec.rules[0].when[0]: is empty"),
     (when("{values: [a]}"), "when[0].key"),
-    ("targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}]", "spec.targetRefs"),
+    ("targetRefs: [{kind: Gateway, group: other.example, name: g}]", "spec.targetRefs"),
+    ("targetRefs: []", "spec.targetRefs"),
+    ("targetRefs: Gateway", "spec.targetRefs"),
+    (f"targetRefs: [{GATEWAY}, {{kind: Service, name: g}}]", "spec.targetRefs"),
+    (f"targetRefs: [{GATEWAY}]\nselector: {{}}", "spec.targetRefs"),
+    (f"targetRefs: [{GATEWAY}]\ntargetRef: {GATEWAY}", "spec.targetRef"),
     ("targetRef: {kind: Service, name: g}", "spec.targetRef"),
     ("action: CUSTOM\nprovider: {name: opa}\nrules: [{}]", "spec.action: 'CUSTOM': asks an external authorizer"),
     ("provider: {name: opa}", "asks an external authorizer"),
@@ -482,6 +488,15 @@ REFUSED: list[tuple[str, str]] = [
     ("selector: {matchLabels: {app: 1}}", "spec.selector.matchLabels.app: 1"),
     ("when: []", "spec.when: unknown field"),
 ]
+
+
+@pytest.mark.parametrize("kind", ["Gateway", "GatewayClass"])
+def test_an_object_that_aims_at_gateways_only_is_for_no_sidecar(kind: str) -> None:
+    aim = GATEWAY.replace("Gateway", kind)
+    for text in (f"targetRefs: [{aim}, {aim}]", f"targetRef: {aim}"):
+        http = "action: DENY\nrules: [{to: [{operation: {methods: [GET]}}]}]"
+        config = settled(auth(f"{text}\n{http}", "istio-system/gate"))
+        assert allowed(config, WEB) and config.policy.objects == ()
 
 
 @pytest.mark.parametrize(("spec", "said"), REFUSED)

@@ -23,7 +23,7 @@ from tproxy.core.fields import Fields
 from tproxy.core.inject.injection import NEVER, Injection
 from tproxy.core.inject.pod import Patch, Skip, inject
 from tproxy.core.inject.workload import places
-from tproxy.core.settings import IstioCa, Mode, WorkloadApi
+from tproxy.core.settings import IstioCa, Mixed, Mode, Outside, WorkloadApi
 
 HERE = Path(__file__).parents[1] / "manifests"
 OVERLAYS = sorted(path.parent for path in HERE.glob("overlays/*/kustomization.yaml"))
@@ -201,7 +201,12 @@ def test_the_overlays_do_what_they_are_named_for() -> None:
         return Config.parse(settings(f"overlays/{overlay}").config, overlay)
 
     assert config("demo").mode is Mode.STRICT
-    assert config("permissive-migration").mode is Mode.PERMISSIVE
+    moving = config("permissive-migration")
+    assert (moving.mode, moving.egress, moving.mesh) == (Mode.PERMISSIVE, Outside.PASSTHROUGH, ())
+    assert moving.directory is not None and moving.directory.mixed is Mixed.PLAIN
+    for other in ("demo", "spire", "istio-ca"):
+        directory = config(other).directory
+        assert directory is None or directory.mixed is Mixed.MTLS
     assert isinstance(config("spire").identity, WorkloadApi)
     found = config("istio-ca").identity
     assert isinstance(found, IstioCa)

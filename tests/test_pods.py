@@ -18,6 +18,7 @@ import pytest
 from images import engine
 from pods import kind, kubelet
 from pods.adapt import playable
+from pods.load import Answers, Load
 from pods.render import find, render
 from tproxy.admin.http import Asked
 from tproxy.admin.probes import Probes
@@ -25,6 +26,7 @@ from tproxy.core.inject import checks
 from tproxy.core.inject.injection import Injection
 from tproxy.core.inject.pod import Patch, inject
 from tproxy.world import health
+from tproxy.world.process import wait_for
 
 HERE = Path(__file__).parents[1]
 
@@ -87,6 +89,33 @@ def test_the_probes_are_the_rewritten_ones_with_ports_as_numbers(web: dict[str, 
     }
     assert all(isinstance(probe["port"], int) for probe in found.values())
     assert not [one for one in given.pod["spec"]["containers"] if "livenessProbe" in one]
+
+
+def test_what_runs_before_sigterm_is_the_kubelets_business(web: dict[str, Any]) -> None:
+    given = playable(web, "web", {})
+    assert given.before_stop == {"nginx": ("sleep", "3")}
+    assert not [one for one in given.pod["spec"]["containers"] if "lifecycle" in one]
+
+
+def test_a_request_that_failed_or_that_nothing_is_known_of_is_told() -> None:
+    seen = Answers().and_those("200 0 1 \n200 0 0 \n", 2).and_those("200 0 1 \n000 56 0 Connection reset by peer\n", 4)
+    assert (seen.requests, seen.connections) == (6, 2)
+    assert seen.failed == ("000 56 0 Connection reset by peer", "2 requests without a word")
+
+
+def test_the_load_goes_on_until_it_is_told_to_end_and_asks_in_both_ways() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def execute(*argv: str) -> tuple[int, str]:
+        asked.append(argv)
+        count = int(argv[-1].rpartition("-")[2].rstrip("]"))
+        return 0, "200 0 1 \n" * count
+
+    with Load(execute, "http://10.0.0.1/") as load:
+        wait_for(lambda: len(asked) > 20, 10, "it asks again and again")
+    assert not load.new.failed and not load.kept.failed
+    assert load.new.requests and load.kept.requests
+    assert {"Connection: close" in argv for argv in asked} == {True, False}
 
 
 class Page(http.server.BaseHTTPRequestHandler):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from tests.conformance.catalog import TESTS, Case
+from tests.conformance.catalog import Case
+from tests.conformance.certificates import INFRA, Document
 from tests.conformance.check import faults
+from tests.conformance.live import TRAFFIC, Live
 from tests.conformance.statuses import STATUSES
 from tests.conformance.steps import STEPS
 from tests.conformance.world import SUITE, World, manifest
@@ -17,10 +20,11 @@ class Outcome(StrEnum):
     """Of one test."""
 
     PASSED = "passed"
+    MESH = "passed (mesh variant)"  # of the manifest, its parent and its backends replaced by the gateway's
+    STATUSES = "statuses pass"  # where no traffic can be sent
     FAILED = "failed"
     NOT_GIVEN = "manifest not given"
     NOT_FOR_US = "not for us"  # it is for who does not support what we do
-    MESH_ONLY = "only its mesh variant is given"
 
 
 # tests of what is said when a feature is missing, and the feature
@@ -28,6 +32,7 @@ _WITHOUT = {
     "TLSRouteListenerTerminateNotSupported": "TLSRouteModeTerminate",
     "TLSRouteListenerMixedTerminationNotSupported": "TLSRouteModeMixed",
 }
+_MESH = "gateway-conformance-mesh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +44,18 @@ class Result:
     why: tuple[str, ...] = ()
 
 
-def outcome(test: Case) -> Result:
-    """Replay one."""
+def outcome(test: Case, live: Live | None = None) -> Result:
+    """Replay one; without a gateway only its statuses."""
     path = f"tests/{test.manifest}.yaml"
     if not (SUITE / path).is_file():
         return Result(test, Outcome.NOT_GIVEN)
     documents = manifest(path)
-    if all(document["metadata"].get("namespace") == "gateway-conformance-mesh" for document in documents):
-        return Result(test, Outcome.MESH_ONLY)
+    mesh = all(document["metadata"].get("namespace") == _MESH for document in documents)
+    if mesh:
+        documents = [_at_the_gateway(document) for document in documents]
     if _WITHOUT.get(test.name) in supported():
         return Result(test, Outcome.NOT_FOR_US, (f"{_WITHOUT[test.name]} is supported",))
-    if test.name not in STATUSES and test.name not in STEPS:
+    if not {test.name} & {*STATUSES, *STEPS, *TRAFFIC}:
         return Result(test, Outcome.FAILED, ("what it expects is not written down",))
     world = World.with_base()
     world.apply(*documents)
@@ -59,7 +65,24 @@ def outcome(test: Case) -> Result:
     if not found and (step := STEPS.get(test.name)):
         found += step(world)
         found += faults(test.name, world, world.compiled().statuses)
-    return Result(test, Outcome.FAILED if found else Outcome.PASSED, tuple(found))
+    if not found and live is not None and test.name in TRAFFIC:
+        found += live.replay(test.name, world)
+    if found:
+        return Result(test, Outcome.FAILED, tuple(found))
+    if live is None and test.name in TRAFFIC:
+        return Result(test, Outcome.STATUSES)
+    return Result(test, Outcome.MESH if mesh else Outcome.PASSED)
+
+
+def _at_the_gateway(document: Document) -> Document:
+    """The gateway's manifest has the same name and rules, and is not given."""
+    made = copy.deepcopy(document)
+    made["metadata"]["namespace"] = INFRA
+    made["spec"]["parentRefs"] = [{"name": "same-namespace"}]
+    for rule in made["spec"]["rules"]:
+        for ref in rule.get("backendRefs", ()):
+            ref.update(name=ref["name"].replace("echo-", "infra-backend-"), port=8080)
+    return made
 
 
 @cache
@@ -68,8 +91,3 @@ def supported() -> set[str]:
     statuses = World.with_base().compiled().statuses
     status = next(status for title, status in statuses.items() if title.startswith("GatewayClass "))
     return {each["name"] for each in status.get("supportedFeatures", ())}
-
-
-def all_tests() -> list[Result]:
-    """In the order of the catalogue."""
-    return [outcome(test) for test in TESTS]

@@ -25,6 +25,7 @@ CLASS = "conformance"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 UNUSABLE, USABLE = "192.0.2.1", "127.9.9.9"  # the suite is told such addresses by who runs it
 SITE = Site(usable=lambda address: address.startswith("127."))
+_POD_NUMBERS: dict[tuple[str, str, int], int] = {}  # the same in every world, as their servers go on
 _UNREADY = "gateway-api/skip-this-for-readiness"
 _ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
 
@@ -104,7 +105,8 @@ class World:
         about, spec = document["metadata"], document["spec"]
         found = self.pods.setdefault((about["namespace"], about["name"]), [])
         for number in range(len(found), spec.get("replicas", 1)):
-            index = sum(map(len, self.pods.values()))
+            key = about["namespace"], about["name"], number
+            index = _POD_NUMBERS.setdefault(key, len(_POD_NUMBERS))
             found.append((f"{about['name']}-6f7c9-{number}", f"127.10.{index // 200}.{index % 200 + 1}"))
 
     def documents(self) -> Iterator[Document]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -54,21 +55,27 @@ class _Parts:
     policies: Policies | None
     injector: Injector | None
 
+    @property
+    def told(self) -> list[Directory | Policies]:
+        """What sidecars follow."""
+        return [one for one in (self.directory, self.policies) if one is not None]
+
 
 async def serve(config: Control, form: str) -> int:
     """Until SIGTERM; the exit code."""
     parts = _parts(config, form)
+    door = plain_listener(config.address or any_host(), config.health)
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _signs(parts)
     await parts.serving.renew()
+    server, teller = _listen(parts, config), _teller(parts, config)  # each has its port before one of them begins
     if parts.injector is not None:
         await parts.injector.start(config.address or any_host(), stopping.set)
-    server = _listen(parts, config)
     await server.start()
-    teller, following = await _follow(parts, config, stopping)
-    pages = await _pages(parts, config, stopping)
+    following = await _follow(parts, teller, stopping)
+    pages = await _pages(parts, door, stopping)
     watch = asyncio.create_task(_watch(parts, config))
     watch.add_done_callback(lambda _: stopping.set())  # it ends only by a defect: better to start anew than to go blind
     signs = parts.issuer.signer
@@ -145,35 +152,33 @@ def _parts(config: Control, form: str) -> _Parts:
     return _Parts(issuer, ledger, serving, service, metrics, directory, policies, injector)
 
 
-async def _follow(
-    parts: _Parts, config: Control, stopping: asyncio.Event
-) -> tuple[grpc.aio.Server, asyncio.Task[None]] | tuple[None, None]:
-    """The server of what sidecars follow and what it lives from, if there is one."""
-    if parts.directory is None or config.directory is None:
-        return None, None
-    told = [one for one in (parts.directory, parts.policies) if one is not None]
+def _teller(parts: _Parts, config: Control) -> grpc.aio.Server | None:
+    """The server of what sidecars follow, if there is one."""
     settings = config.directory
+    if settings is None or not parts.told:
+        return None
+    methods = [one.streams for one in parts.told]
     try:
-        server = streams.listen(
-            config,
-            settings.port,
-            settings.streams,
-            [one.streams for one in told],
-            parts.serving.credentials(mutual=True),
-        )
+        return streams.listen(config, settings.port, settings.streams, methods, parts.serving.credentials(mutual=True))
     except RuntimeError as error:
         why = "cannot be listened on: is another server running, or is the address not ours?"
         raise ConfigError("configuration", "directory.port", why, settings.port) from error
-    await server.start()
+
+
+async def _follow(parts: _Parts, teller: grpc.aio.Server | None, stopping: asyncio.Event) -> asyncio.Task[None] | None:
+    """Tell what sidecars follow, and follow what it lives from."""
+    if teller is None:
+        return None
+    await teller.start()
 
     async def follow() -> None:
         async with asyncio.TaskGroup() as group:
-            for one in told:
+            for one in parts.told:
                 group.create_task(one.run())
 
     following = asyncio.create_task(follow())
     following.add_done_callback(lambda _: stopping.set())  # as with the watch below
-    return server, following
+    return following
 
 
 def _listen(parts: _Parts, config: Control) -> grpc.aio.Server:
@@ -215,7 +220,7 @@ def _signs(parts: _Parts) -> None:
     log.info("generation %d signs until %s, bundle version %d", signs.generation, signs.ends(), signs.version)
 
 
-async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asyncio.Server:
+async def _pages(parts: _Parts, door: socket.socket, stopping: asyncio.Event) -> asyncio.Server:
     def ready() -> Answer:
         if stopping.is_set():
             return Answer.text("stopping", 503)
@@ -230,8 +235,7 @@ async def _pages(parts: _Parts, config: Control, stopping: asyncio.Event) -> asy
     def metrics() -> Answer:
         return Answer(200, generate_latest(parts.metrics.registry), CONTENT_TYPE_LATEST)
 
-    listener = plain_listener(config.address or any_host(), config.health)
-    return await serve_pages(listener, {"/healthz/ready": ready, "/metrics": metrics})
+    return await serve_pages(door, {"/healthz/ready": ready, "/metrics": metrics})
 
 
 def _writer(form: str) -> Callable[[Line], None]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli.gateway_kubernetes import Following
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     start_logging(args)
     settings = source.settings_of(args)
-    directory = Directory(source.folder_of(args))
-    loaded = _compiled(directory, args)
-    if loaded.errors:
+    world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
+    loaded = _compiled(world, args) if isinstance(world, Directory) else None
+    if loaded and loaded.errors:
         raise ConfigError(
             str(source.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
         )
@@ -48,19 +49,21 @@ def run(args: argparse.Namespace) -> int:
     privileges.raise_open_files()
     privileges.keep_secrets()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, settings, directory, loaded))
+        return runner.run(_serve(args, settings, world, loaded))
 
 
 def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
 
-    loaded = compile_table(*directory.read(), source.labels_of(args))
+    loaded = compile_table(*directory.read(), source.labels_of(args), source.site_of(args))
     for finding in loaded.findings:
         log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
     return loaded
 
 
-async def _serve(args: argparse.Namespace, settings: Settings, directory: Directory, loaded: Loaded) -> int:
+async def _serve(
+    args: argparse.Namespace, settings: Settings, world: Directory | Following, loaded: Loaded | None
+) -> int:
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
     from tproxy.core.record import Record
@@ -75,14 +78,19 @@ async def _serve(args: argparse.Namespace, settings: Settings, directory: Direct
 
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
-    gate.take(loaded.table)
+    if loaded is not None:
+        gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
-    servers = [await serve(sock, pages) for sock, pages in _pages(args, gate, metrics)]
+    not_ready = world.not_ready if isinstance(world, Following) else lambda: ""
+    servers = [await serve(sock, pages) for sock, pages in _pages(args, gate, metrics, not_ready)]
     log.info("ready: %s", _ports(gate))
-    following = asyncio.create_task(_follow(args, directory, gate, metrics, again))
+    if isinstance(world, Following):
+        following = asyncio.create_task(world.follow(gate, metrics, again))
+    else:
+        following = asyncio.create_task(_follow(args, world, gate, metrics, again))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait((following, told), return_when=asyncio.FIRST_COMPLETED)
     if following.done():
@@ -110,7 +118,7 @@ async def _follow(
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
                 raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
-            gate.take(loaded.table)
+            gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()
             log.error("not taken up, what was served before goes on: %s", error)
@@ -124,12 +132,15 @@ def _ports(gate: Gate) -> str:
     return f"ports {', '.join(map(str, ports)) or 'none'}"
 
 
-def _pages(args: argparse.Namespace, gate: Gate, metrics: Metrics) -> list[tuple[socket.socket, Pages]]:
+def _pages(
+    args: argparse.Namespace, gate: Gate, metrics: Metrics, not_ready: Callable[[], str]
+) -> list[tuple[socket.socket, Pages]]:
     from tproxy.admin.http import Answer
     from tproxy.kernel.sock import any_host, plain_listener
 
     def ready() -> Answer:
-        return Answer.text("draining", 503) if gate.draining else Answer.text("ready")
+        why = "draining" if gate.draining else not_ready()
+        return Answer.text(why, 503) if why else Answer.text("ready")
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     made: list[tuple[socket.socket, Pages]] = []

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tproxy.cli.gateway_source import load
 
 if TYPE_CHECKING:
-    from tproxy.core.route_explain import Line
+    from tproxy.core.http import Head
+    from tproxy.core.route_explain import Line, Told
     from tproxy.core.routes import Bind, Listener
     from tproxy.gateway.compile import Loaded
 
@@ -40,48 +41,93 @@ def routes(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_plain(line) for line in found], indent=2))
         return 0
-    rows = [("PORT", "KIND", "HOST", "SERVER", "RULE", "BACKENDS")]
+    rows: list[tuple[str, ...]] = [("PORT", "KIND", "HOST", "SERVER", "RULE", "BACKENDS")]
     rows += [(str(l.port), l.kind, l.host, l.server, l.rule or l.why_not, _backends(l)) for l in found]  # noqa: E741
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+    _aligned(rows)
+    return 0
+
+
+def listeners(args: argparse.Namespace) -> int:
+    """A table of ports, and of names where TLS tells servers apart."""
+    from tproxy.core.listener_rows import rows
+
+    found = [row for bind, listener in _listeners(_complain(load(args))) for row in rows(bind, listener)]
+    if args.json:
+        print(json.dumps([asdict(row) for row in found], indent=2))
+        return 0
+    cells: list[tuple[str, ...]] = [("ADDRESS", "PORT", "MATCH", "DESTINATION")]
+    cells += [(row.address, str(row.port), row.match, row.destination) for row in found]
+    _aligned(cells)
     return 0
 
 
 def explain(args: argparse.Namespace) -> int:
     """For each port: the rule that is taken, or the refusal; then why not the others. 1 if no port takes it."""
-    from tproxy.core.http_routes import Request
-    from tproxy.core.route_explain import told
-
-    loaded, host = _complain(load(args)), args.host or args.sni
-    request = Request(host, args.path, args.method, "https" if args.sni else "http") if args.host else None
-    answers = [
-        told(listener, args.sni or args.host, request)
-        for _, listener in _listeners(loaded)
+    loaded = _complain(load(args))
+    found = [
+        (bind, listener)
+        for bind, listener in _listeners(loaded)
         if (args.port == listener.port if args.port else _asked(args, listener))
     ]
+    answers = [_told(args, bind, listener) for bind, listener in found]
     if args.json:
         plain = [
             {
                 "port": answer.port,
                 "taken": answer.taken and _plain(answer.taken),
                 "refusal": answer.refusal,
+                "done": done,
                 "others": [_plain(line) for line in answer.others],
             }
-            for answer in answers
+            for answer, done in answers
         ]
         print(json.dumps(plain, indent=2))
     else:
-        for answer in answers:
-            print(f"port {answer.port}: {_taken(answer.taken) if answer.taken else answer.refusal}")
-            others = answer.others if args.all else answer.others[:SHOWN]
-            for line in others:
-                print(f"  not {line.host} ({line.rule or line.server}): {line.why_not}")
-            if len(others) < len(answer.others):
-                print(f"  and {len(answer.others) - len(others)} others; --all shows them")
+        for answer, done in answers:
+            _print(answer, done, args.all)
         if not answers:
             print("nothing listens there")
-    return 0 if any(answer.taken for answer in answers) else 1
+    return 0 if any(answer.taken for answer, _ in answers) else 1
+
+
+def _told(args: argparse.Namespace, bind: Bind, listener: Listener) -> tuple[Told, list[str]]:
+    """The rule on a port, and what it does with the request, if one was described."""
+    from tproxy.core.http_explain import done, request_of, table_of
+    from tproxy.core.http_forwarded import Client
+    from tproxy.core.route_explain import told
+
+    name, host = args.sni or args.host, args.host or args.sni
+    head, table = _head(args), table_of(listener, name)
+    request = request_of(head, table) if args.host else None
+    answer = told(listener, name, request)
+    client = Client("192.0.2.1", head.scheme, listener.port, args.sni or "")  # RFC 5737: nobody
+    return answer, list(done(table, head, client)) if table and host and args.host else []
+
+
+def _head(args: argparse.Namespace) -> Head:
+    """The request that the options describe."""
+    from tproxy.core.http import Head
+
+    pairs = [text.partition(":")[::2] for text in args.header]
+    headers = [(name.strip().lower(), value.strip()) for name, value in pairs]
+    return Head(args.method, "https" if args.sni else "http", args.host or args.sni or "", args.path, headers)
+
+
+def _print(answer: Told, done: list[str], everything: bool) -> None:
+    print(f"port {answer.port}: {_taken(answer.taken) if answer.taken else answer.refusal}")
+    for line in done:
+        print(f"  {line}")
+    others = answer.others if everything else answer.others[:SHOWN]
+    for other in others:
+        print(f"  not {other.host} ({other.rule or other.server}): {other.why_not}")
+    if len(others) < len(answer.others):
+        print(f"  and {len(answer.others) - len(others)} others; --all shows them")
+
+
+def _aligned(cells: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _listeners(loaded: Loaded) -> list[tuple[Bind, Listener]]:
@@ -104,7 +150,8 @@ def _complain(loaded: Loaded) -> Loaded:
 
 def _taken(line: Line) -> str:
     where = f" ({line.where})" if line.where else ""
-    return f"{line.kind} {line.host} by {line.rule or line.server}{where} of {line.server} -> {_backends(line)}"
+    of, to = f" of {line.server}" if line.server else "", f" -> {_backends(line)}" if line.backends else ""
+    return f"{line.kind} {line.host} by {line.rule or line.server}{where}{of}{to}"
 
 
 def _backends(line: Line) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tproxy.core.address import Network, parse_network
 from tproxy.core.fields import ConfigError
+from tproxy.core.hostnames import parse_hostname
 
 if TYPE_CHECKING:
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.settings import Settings
+    from tproxy.gateway.site import Site
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -29,6 +32,15 @@ def labels_of(args: argparse.Namespace) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def site_of(args: argparse.Namespace) -> Site:
+    """Where it runs: in which namespaces Istio's Gateways find their Secrets."""
+    from tproxy.gateway.secrets import Where
+    from tproxy.gateway.site import Site
+
+    namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
+    return Site(secrets=Where(namespace, args.secrets_beside))
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the options say."""
     from tproxy.gateway.settings import Settings
@@ -40,8 +52,17 @@ def settings_of(args: argparse.Namespace) -> Settings:
         drain=args.drain,
         connections=args.connections,
         half_open=args.half_open,
+        default_sni=parse_default(args.default_sni),
         proxy_from=tuple(_network(part) for part in args.proxy_from.split(",") if part),
     )
+
+
+def parse_default(name: str) -> str:
+    """A host name, or none."""
+    try:
+        return parse_hostname(name) if name else ""
+    except ValueError as error:
+        raise ConfigError("command line", "--default-sni", str(error), name) from error
 
 
 def _network(text: str) -> Network:
@@ -56,4 +77,4 @@ def load(args: argparse.Namespace) -> Loaded:
     from tproxy.gateway.compile import compile_table
     from tproxy.gateway.directory import Directory
 
-    return compile_table(*Directory(folder_of(args)).read(), labels_of(args))
+    return compile_table(*Directory(folder_of(args)).read(), labels_of(args), site_of(args))

@@ -16,6 +16,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
 import h11
@@ -46,6 +47,7 @@ class Webhook:
     ) -> None:
         self._newest, self._settings, self._finished = newest, settings, finished
         self._large = asyncio.Semaphore(MANY)
+        self._judge = ThreadPoolExecutor(1, "judge")  # one after the other: threads of Python only hold each other up
         self._callers = Counter[str]()
         self._tasks, self._idle = set[asyncio.Task[None]](), set[asyncio.Task[None]]()
         self._server: asyncio.Server | None = None
@@ -73,6 +75,7 @@ class Webhook:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
             for task in late:
                 task.cancel()
+        self._judge.shutdown(wait=False)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         caller = (writer.get_extra_info("peername") or ("gone",))[0]
@@ -159,7 +162,7 @@ class Webhook:
         if settings is None:
             return Reply(503, b"the version of Kubernetes is not known yet\n", PLAIN)
         if len(body) > LARGE:  # milliseconds that the authority's callers should not wait for
-            return await asyncio.to_thread(review, body, settings)
+            return await asyncio.get_running_loop().run_in_executor(self._judge, review, body, settings)
         return review(body, settings)
 
 

@@ -76,6 +76,8 @@ class HostTable(Generic[T]):
 
     def find(self, name: str | None) -> tuple[str, T] | None:
         """The most specific pattern that covers the name, and its value: exact, longest wildcard, catch-all."""
+        if name in self._exact:
+            return name, self._exact[name]
         return next(self.all(name), None)
 
     def all(self, name: str | None) -> Iterator[tuple[str, T]]:

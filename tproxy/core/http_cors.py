@@ -23,9 +23,9 @@ def allowed(cors: Cors, facts: Facts) -> str | None:
 
 def preflight(cors: Cors, facts: Facts, origin: str) -> Headers:
     """The headers that answer a preflight."""
-    found = list(actual(cors, origin)[: 2 if cors.credentials else 1])
-    methods = _listed(cors.methods, facts.headers.get("access-control-request-method", ""), cors.credentials)
-    headers = _listed(cors.headers, facts.headers.get("access-control-request-headers", ""), cors.credentials)
+    found = list(actual(cors, origin))
+    methods = _listed(cors.methods, facts.headers.get("access-control-request-method", ""))
+    headers = _listed(cors.headers, facts.headers.get("access-control-request-headers", ""))
     found += [(name, value) for name, value in ((_METHODS, methods), (_HEADERS, headers)) if value]
     if cors.max_age is not None:
         found.append(("access-control-max-age", str(cors.max_age)))
@@ -35,9 +35,9 @@ def preflight(cors: Cors, facts: Facts, origin: str) -> Headers:
 _METHODS, _HEADERS = "access-control-allow-methods", "access-control-allow-headers"
 
 
-def _listed(given: tuple[str, ...], asked: str, credentials: bool) -> str:
-    """With credentials ``*`` means the literal asterisk to browsers, so it is spelt out."""
-    return asked if credentials and "*" in given else ",".join(given)
+def _listed(given: tuple[str, ...], asked: str) -> str:
+    """Any means what is asked for: with credentials an asterisk would be the literal one to browsers."""
+    return asked if "*" in given else ",".join(given)
 
 
 def actual(cors: Cors, origin: str) -> Pairs:

@@ -19,12 +19,13 @@ from tproxy.core.http_facts import Facts, host_of
 from tproxy.core.http_filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
 from tproxy.core.http_forwarded import Client, Respond, forwarded
 from tproxy.core.http_local import Answer, is_grpc, local
-from tproxy.core.http_path import BadPathError, changed, normal, unescaped
+from tproxy.core.http_path import BadPathError, changed, checked, normal, unescaped
 from tproxy.core.http_redirect import location
 from tproxy.core.http_routes import Entry, HttpTable, Kind, Rule
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
+_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM = b"no healthy upstream"
 
 
@@ -47,11 +48,12 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
     path, mark, query = head.target.partition("?")
     flavour = table.flavour
     try:
+        checked(head.target)
         path = normal(path, flavour)
     except BadPathError as error:
         return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
     if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
-        return _again(head, client, f"{normal(bare, flavour)}{mark}{query}")
+        return _again(head, f"{normal(bare, flavour)}{mark}{query}")
     facts = Facts(head, host_of(head.authority), path, query)
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
         return refused
@@ -62,11 +64,11 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
     return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry, new_id)
 
 
-def _again(head: Head, client: Client, target: str) -> Answer:
+def _again(head: Head, target: str) -> Answer:
     """Escaped slashes mean different things to different backends: the client has to say which (Envoy Gateway)."""
     if is_grpc(head):
         return local(head, Flavour.GATEWAY_API, 400, why="escaped slashes in a gRPC path")
-    to = [("location", f"{client.scheme}://{head.authority}{target}")]
+    to = [("location", target)]  # it has one slash at its beginning, so it names no host
     return local(head, Flavour.GATEWAY_API, 307, headers=to, why="path_with_escaped_slashes: redirected without them")
 
 
@@ -191,8 +193,9 @@ class _Request:
                 for mirror in (*filters.mirrors, *own.mirrors)
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
-        first, second = _order(own, rule, self.table.flavour is Flavour.ISTIO)
-        respond = Respond(self.table.flavour, first, second, added)
+        respond = _PLAIN[self.table.flavour]
+        if added or own.response or filters.response:
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), added)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
@@ -211,6 +214,8 @@ class _Request:
                 target = changed(self.target, rewrite.path, matched(entry, self.facts.path)) if rewrite.path else target
                 authority = rewrite.host or authority
         if istio:
+            if rule.timeouts.request:
+                headers.append(("x-envoy-expected-rq-timeout-ms", str(round(rule.timeouts.request * 1000))))
             if target != self.target:
                 headers.append(("x-envoy-original-path", self.target))
             if rule.decorator:

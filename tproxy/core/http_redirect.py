@@ -33,6 +33,7 @@ def _port(redirect: Redirect, scheme: str, head: Head, client: Client) -> str:
         case _, DerivedPort.SCHEME:
             port = "" if redirect.scheme else str(client.port)
         case _:
-            port = "" if redirect.host else port_of(head.authority)
-            port = "" if scheme != client.scheme and port == _OWN.get(client.scheme) else port
+            asked = "" if redirect.host else port_of(head.authority)
+            lost = scheme != client.scheme and asked == _OWN.get(client.scheme)
+            return f":{asked}" if asked and not lost else ""
     return "" if port in ("", _OWN.get(scheme)) else f":{port}"

@@ -17,6 +17,7 @@ from tproxy.core.identity import is_segment
 KINDS = ("AuthorizationPolicy", "PeerAuthentication")
 GROUP, VERSIONS = "security.istio.io", ("v1", "v1beta1")
 DRY_RUN = "istio.io/dry-run"
+_GATEWAYS = [("gateway.networking.k8s.io", kind) for kind in ("Gateway", "GatewayClass")]
 _UNKNOWN_AGE = datetime.min.replace(tzinfo=UTC)  # as Istio has it: no time is the oldest
 
 
@@ -42,6 +43,7 @@ class Manifest:
     dry_run: bool
     where: str = field(compare=False)  # file and object
     spec: Mapping[str, Any] = field(repr=False)
+    gateways: bool = False  # it aims at gateways and waypoints by name, and at nothing else
 
     @property
     def title(self) -> str:
@@ -62,6 +64,8 @@ class Manifest:
         """Why it is not about this workload, or nothing."""
         if self.namespace not in (workload.namespace, workload.root):
             return f"is for namespace {self.namespace}"
+        if self.gateways:
+            return "aims at gateways (targetRefs)"
         missing = self.selector.items() - workload.labels.items()
         return f"selects {', '.join(f'{key}={value}' for key, value in sorted(missing))}" if missing else ""
 
@@ -100,7 +104,19 @@ def _manifest(top: Fields) -> Manifest:
     top.known.add("status")
     spec = Fields(top.raw("spec", {}), f"{top.where} ({kind} {namespace}/{name})", "spec")
     top.finish()
-    return Manifest(kind, namespace, name, created, _selector(spec), dry_run, spec.where, spec.data)
+    gateways = spec.raw("selector") is None and _for_gateways(spec)
+    return Manifest(kind, namespace, name, created, _selector(spec), dry_run, spec.where, spec.data, gateways)
+
+
+def _for_gateways(spec: Fields) -> bool:
+    """Whether ``targetRefs`` names gateways only: Istio's sidecars, too, take such an object for somebody else's."""
+    one, many = spec.raw("targetRef"), spec.raw("targetRefs")
+    aims = many if one is None else [one] if many is None else None
+    return (
+        isinstance(aims, list)
+        and bool(aims)
+        and all(isinstance(aim, Mapping) and (aim.get("group"), aim.get("kind")) in _GATEWAYS for aim in aims)
+    )
 
 
 def _name(meta: Fields, key: str) -> str:

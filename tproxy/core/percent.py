@@ -24,4 +24,4 @@ def unquoted(text: str) -> str:
 
 def quoted(text: str) -> str:
     """A gRPC status message in a header."""
-    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text.encode())
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text.encode(errors="replace"))

@@ -42,6 +42,10 @@ class Reason(StrEnum):
     OVERLOAD = "overload"
     NO_ROUTE = "no_route"
     NO_BACKEND = "no_backend"
+    CLIENT_UNTRUSTED = "client_untrusted"
+    BACKEND_UNTRUSTED = "backend_untrusted"
+    REFUSED_BY_CLIENT = "refused_by_client"
+    NO_CREDENTIALS = "no_credentials"
     NO_ROUTER = "no_router"
     NOT_CARRIED = "not_carried"
     SOURCE_LIMIT = "source_limit"
@@ -65,7 +69,7 @@ ADVICE = {
     Reason.HANDSHAKE_FAILED: "compare TLS versions and certificates of both sides (tproxy ca show)",
     Reason.HANDSHAKE_TIMEOUT: "the peer stalled in the handshake; look at its load and at the network between",
     Reason.HANDSHAKE_LIMIT: "too many handshakes at once; raise limits.handshakes or find who floods this pod",
-    Reason.NO_CERTIFICATE: "the caller speaks TLS without a client certificate; give it a sidecar",
+    Reason.NO_CERTIFICATE: "the caller speaks TLS without a client certificate; give it one (in the mesh: a sidecar)",
     Reason.PEER_UNTRUSTED: "both sides need certificates from a CA in the other's trust bundle (identity.ca)",
     Reason.PEER_EXPIRED: "renew the peer's certificate, and compare both clocks",
     Reason.PEER_NOT_YET_VALID: "compare both clocks, or wait until the peer's certificate begins",
@@ -77,7 +81,7 @@ ADVICE = {
     Reason.PEER_IS_CA: "never use a CA's certificate as a workload's; issue a leaf",
     Reason.PEER_FOREIGN: "list the trust domain and its bundle in trust.federated, or in trust.aliases if it is ours",
     Reason.PEER_UNEXPECTED: "the address answers with another identity: correct mesh[].ids, or find out who it is",
-    Reason.PEER_NOT_TLS: "the destination does not speak TLS: give it a sidecar, or set mtls: false for its CIDR",
+    Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
     Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
@@ -87,6 +91,10 @@ ADVICE = {
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
     Reason.NO_BACKEND: "correct the route's backend, or give it endpoints; tproxy gateway check names the line",
+    Reason.CLIENT_UNTRUSTED: "the listener's tls says whom it trusts: its CA (ca.crt, NAME-cacert), names and hashes",
+    Reason.BACKEND_UNTRUSTED: "compare the backend's certificate with its DestinationRule or BackendTLSPolicy",
+    Reason.REFUSED_BY_CLIENT: "does the client trust the CA of the certificate it is shown, and is it for the name?",
+    Reason.NO_CREDENTIALS: "give the gateway the Secret, with certificate and key; tproxy gateway check names the line",
     Reason.NO_ROUTER: "look at the rule's routers (egressRoutes.routers) and at network policies; see tproxy_router_up",
     Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
     Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",

@@ -47,10 +47,17 @@ class ProxyProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackendTls:
-    """TLS that we begin towards a backend."""
+    """TLS that we begin towards a backend. Credentials are named as ``gateway.secrets`` names them."""
 
     mode: str  # SIMPLE, MUTUAL, ISTIO_MUTUAL
-    sni: str = ""
+    sni: str = ""  # empty: the name that the client asked for
+    names: tuple[str, ...] = ()  # one of which the backend's certificate must be for; none: the name that is asked for
+    ca: tuple[str, ...] = ()  # none: those that this machine trusts
+    crl: str = ""
+    secret: str = ""  # with our certificate, for MUTUAL
+    host: str = ""  # the destination's, where a client asked for no name
+    insecure: bool = False  # the YAML says that nothing is to be verified
+    fault: str = ""  # why it cannot be begun: then it is not, and nothing is sent in plaintext instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +84,27 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCheck:
+    """What a client's certificate must be. Hashes are lower-case hexadecimal of SHA-256."""
+
+    ca: tuple[str, ...] = ()  # Secrets or ConfigMaps of which one must have issued it
+    crl: str = ""
+    names: tuple[str, ...] = ()  # one of which it must be for
+    hashes: tuple[str, ...] = ()  # it must be one of these, or its key
+    keys: tuple[str, ...] = ()  # one of these
+    insecure: bool = False  # who shows none, or one that does not hold, is served all the same
+
+
+@dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How we end TLS: the mode and the Secrets (namespace/name) with certificates."""
+    """How we end TLS: the mode, and the Secrets (namespace/name) with certificates, the first for who asks for none."""
 
     mode: TlsMode
     secrets: tuple[str, ...] = ()
+    check: ClientCheck | None = None
+    minimum: str = "1.2"
+    maximum: str = ""
+    ciphers: tuple[str, ...] = ()  # of TLS 1.2 and before, as OpenSSL names them
 
 
 @dataclass(frozen=True, slots=True)

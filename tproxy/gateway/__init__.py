@@ -4,5 +4,5 @@ Readers (``istio``, ``gatewayapi``) are pure: objects to a table and findings. `
 ``carry`` hold sockets. Nothing here decides where a connection goes: core.routes does.
 
     loaded = compile_table(*Directory(Path("conf")).read(), labels={})
-    gate.take(loaded.table)
+    gate.take(loaded.table, loaded.material)
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import parse_hostname
+from tproxy.core.routes import BackendTls
 from tproxy.gateway.conditions import CONTROLLER, Conditions
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.grants import GROUP, Ref, World
@@ -37,6 +38,11 @@ class Policy:
         if self.conditions.holds("Accepted"):
             return ""
         return f"{self.thing}: {'; '.join(self.conditions.bad())}"
+
+    def tls(self) -> BackendTls:
+        """As a handshake wants it; where other names are demanded the host name is SNI only (BackendTLSPolicy)."""
+        authorities = tuple(ref.material for ref in self.authorities)
+        return BackendTls("SIMPLE", self.hostname, self.names or (self.hostname,), authorities, fault=self.fault)
 
     def status(self) -> dict[str, Any]:
         """As it stands in the cluster."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import random
 import socket
-from typing import assert_never
+from dataclasses import replace
 
 from tproxy.core import routes
 from tproxy.core.address import contains
 from tproxy.core.decide import First
 from tproxy.core.hello import Hello
+from tproxy.core.http_routes import HttpTable
 from tproxy.core.proxy_protocol import v1, v2
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.core.routes import Backend, HttpListener, Passthrough, ProxyProtocol, Route, TcpListener, Terminate
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
-from tproxy.gateway.serve import plain
+from tproxy.gateway.serve import ended, plain
+from tproxy.gateway.tls import accept, connect
 from tproxy.kernel.sock import abort
 from tproxy.proxy import peek
-from tproxy.proxy.legs import PlainLeg
+from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
@@ -28,16 +30,35 @@ TRIES = 3  # endpoints of a backend; the client's bytes are still unread
 
 
 async def carry(down: socket.socket, trace: Trace, door: Door) -> Record:
-    """Carry it to a backend, or refuse it with RST and without an alert; either way there is one record."""
+    """Carry it to a backend, or refuse it; either way there is one record. Before TLS: RST, and no alert."""
     refused = await _told(down, trace, door)
     if refused is None and isinstance(door.listener, HttpListener):
         return await plain(down, trace, door)
     wanted = refused or await _asked(down, trace, door)
-    up = wanted if isinstance(wanted, Deny) else await _upstream(*wanted, trace, door)
-    if isinstance(up, Deny):
+    if not isinstance(wanted, Deny) and isinstance(wanted[0], Terminate) and isinstance(wanted[0].inside, HttpTable):
+        return await ended(down, wanted[0], trace, door)
+    legs = wanted if isinstance(wanted, Deny) else await _legs(*wanted, down, trace, door)
+    if isinstance(legs, Deny):
         abort(down)
-        return trace.refused(up)
-    return trace.moved(await relay(PlainLeg(down), PlainLeg(up), door.gate.reactor))
+        return trace.refused(legs)
+    return trace.moved(await relay(*legs, door.gate.reactor))
+
+
+async def _legs(
+    wanted: Route | Passthrough | Terminate, hello: Hello | None, down: socket.socket, trace: Trace, door: Door
+) -> tuple[Leg, Leg] | Deny:
+    """Both sides, ready to be joined. Where we end TLS, no backend hears of a client that fails in it."""
+    match wanted:
+        case Terminate(server, _, HttpTable()):
+            return Deny(Reason.NOT_CARRIED, "requests would be read here", server)
+        case Terminate(_, _, Route() as route):
+            leg: Leg | Deny = await accept(down, wanted, trace, door)
+        case Passthrough(_, route) | (Route() as route):
+            leg = PlainLeg(down)
+    if isinstance(leg, Deny):
+        return leg
+    up = await _upstream(route, hello, trace, door)
+    return up if isinstance(up, Deny) else (leg, up)
 
 
 async def _told(down: socket.socket, trace: Trace, door: Door) -> Deny | None:
@@ -54,22 +75,23 @@ async def _told(down: socket.socket, trace: Trace, door: Door) -> Deny | None:
     return None
 
 
-async def _asked(down: socket.socket, trace: Trace, door: Door) -> tuple[Route, Hello | None] | Deny:
-    """The route, by the port alone or by the first bytes; they stay unread."""
+async def _asked(
+    down: socket.socket, trace: Trace, door: Door
+) -> tuple[Route | Passthrough | Terminate, Hello | None] | Deny:
+    """What is done with it, by the port alone or by the first bytes; they stay unread."""
     if isinstance(door.listener, TcpListener):
-        return _route(door, None)
+        return _wanted(door, None)
     with door.gate.half_open(trace.source.ip) as full:
         if full is not None:
             return full
         first = await peek.first(down, door.gate.settings.hello, door.gate.reactor)
-    trace.sni = (first.sni or "") if isinstance(first, Hello) else ""
-    found = _route(door, first)
-    if not isinstance(found, Deny):
-        trace.rule = found[0].name
-    return found
+    if isinstance(first, Hello):
+        trace.sni = first.sni or ""
+        first = first if first.sni else replace(first, sni=door.gate.settings.default_sni or None)
+    return _wanted(door, first)
 
 
-def _route(door: Door, first: First | None) -> tuple[Route, Hello | None] | Deny:
+def _wanted(door: Door, first: First | None) -> tuple[Route | Passthrough | Terminate, Hello | None] | Deny:
     match door.listener:
         case None:
             return Deny(Reason.NO_ROUTE, f"port {door.bind[1]} was taken out of the configuration")
@@ -81,38 +103,42 @@ def _route(door: Door, first: First | None) -> tuple[Route, Hello | None] | Deny
         case listener:
             if first is None:  # it was a TCP port when the connection came
                 return Deny(Reason.NO_ROUTE, f"port {door.bind[1]} has become a TLS port")
-    match routes.by_hello(listener, first):
-        case Deny() as deny:
-            return deny
-        case Terminate(server):
-            return Deny(Reason.NOT_CARRIED, "TLS would end here", server)
-        case Passthrough(_, route):
-            return route, first if isinstance(first, Hello) else None
-        case never:
-            assert_never(never)
+    chain = routes.by_hello(listener, first)
+    return chain if isinstance(chain, Deny) else (chain, first if isinstance(first, Hello) else None)
 
 
-async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door) -> socket.socket | Deny:
-    """A connected socket to an endpoint of one of the backends, which has been told of the client where it asks."""
+async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door) -> Leg | Deny:
+    """A leg to an endpoint of one of the backends, which has been told of the client where it asks."""
     trace.rule = route.name
     backend = routes.choose(route, random.random())
     if isinstance(backend, Deny):
         return backend
-    if backend.tls is not None:
-        return Deny(Reason.NOT_CARRIED, f"{backend.name} wants TLS {backend.tls.mode} from us", route.name)
     up = await _dial(backend, trace, door)
-    if isinstance(up, Deny) or backend.proxy is ProxyProtocol.NONE:
+    if isinstance(up, Deny):
         return up
+    leg: Leg | Deny | None = _introduce(up, backend, hello, trace)
+    if leg is None:
+        leg = PlainLeg(up) if backend.tls is None else await connect(up, backend.tls, door.gate.means, trace.sni)
+    if isinstance(leg, Deny):
+        abort(up)
+    return leg
+
+
+def _introduce(up: socket.socket, backend: Backend, hello: Hello | None, trace: Trace) -> Deny | None:
+    """The PROXY header, where the backend asks for one."""
     alpn = hello.alpn[0] if hello is not None and hello.alpn else ""
-    told = v1(trace.source, trace.target)
-    if backend.proxy is ProxyProtocol.V2:
-        told = v2(trace.source, trace.target, trace.sni, alpn)
+    match backend.proxy:
+        case ProxyProtocol.NONE:
+            return None
+        case ProxyProtocol.V1:
+            told = v1(trace.source, trace.target)
+        case ProxyProtocol.V2:
+            told = v2(trace.source, trace.target, trace.sni, alpn)
     try:
         up.send(told)  # into an empty send buffer, so all of it
     except OSError as error:
-        abort(up)
         return Deny(Reason.CONNECT_FAILED, f"telling {backend.name} of the client: {error.strerror}")
-    return up
+    return None
 
 
 async def _dial(backend: Backend, trace: Trace, door: Door) -> socket.socket | Deny:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.routes import Table
@@ -11,6 +11,7 @@ from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
 
 
@@ -21,6 +22,7 @@ class Loaded:
     table: Table
     findings: tuple[Finding, ...]
     statuses: gatewayapi.Statuses
+    material: Mapping[str, Material] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> list[Finding]:
@@ -29,19 +31,22 @@ class Loaded:
 
 
 def compile_table(
-    objects: Iterable[Object], faults: Iterable[ConfigError], labels: Mapping[str, str], site: Site = ANYWHERE
+    objects: Iterable[Object],
+    faults: Iterable[ConfigError],
+    labels: Mapping[str, str],
+    site: Site = ANYWHERE,
 ) -> Loaded:
     """Everything that can be used, for a gateway pod with these labels (none: of any)."""
     findings, things = Findings(), _unique(objects)
     for error in faults:
         findings.error(error)
-    registry = Registry(things, findings)
-    served = istio.listeners(things, registry, labels, findings)
-    others, statuses = gatewayapi.tables(things, registry, findings, site)
+    registry, vault = Registry(things, findings), Vault(things, site.secrets)
+    served = istio.listeners(things, registry, labels, findings, vault)
+    others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
     for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses)
+    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,9 +13,12 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table
 from tproxy.core.settings import Relay
+from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
+from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
+from tproxy.gateway.tls import Means
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
@@ -55,6 +58,7 @@ class Gate:
     finished: Callable[[Record], None]
     settings: Settings
     table: Table = field(default_factory=Table)
+    contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
     web: Web = field(init=False)
@@ -63,10 +67,18 @@ class Gate:
     _half_open: Counter[Address] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.web = web(Limits(connect=self.settings.connect), lambda: self.reactor)
+        self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
 
-    def take(self, table: Table) -> None:
-        """Serve this table from now on. KernelError when a port cannot be had: then the one before goes on, whole."""
+    @property
+    def means(self) -> Means:
+        """With what backends are called by TLS, at this moment."""
+        return Means(self.contexts, self.reactor, self.settings.connect)
+
+    def take(self, table: Table, material: Mapping[str, Material]) -> None:
+        """Serve this table with these credentials from now on.
+
+        KernelError when a port cannot be had: then what was served before goes on, whole.
+        """
         fresh: dict[Bind, Server[Door]] = {}
         try:
             for bind in table.listeners.keys() - self._servers.keys():
@@ -76,7 +88,7 @@ class Gate:
             for server in fresh.values():
                 server.listener.close()
             raise
-        self.table = table
+        self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
@@ -86,6 +98,17 @@ class Gate:
         for server in fresh.values():
             server.start()
         self._servers |= fresh
+
+    def missing(self, table: Table) -> set[Bind]:
+        """Ports of a table that cannot be had, with a line about each."""
+        found: set[Bind] = set()
+        for bind in table.listeners.keys() - self._servers.keys():
+            try:
+                front_listener(bind[0] or self.settings.host, bind[1]).close()
+            except KernelError as error:
+                log.error("%s", error)
+                found.add(bind)
+        return found
 
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:

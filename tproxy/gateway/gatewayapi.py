@@ -6,7 +6,7 @@ Sources: gateway-api.sigs.k8s.io, apis/v1/*_types.go; every apiVersion that was 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tproxy.core import routes as model
@@ -23,10 +23,11 @@ from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi_conflicts import clash
 from tproxy.gateway.gatewayapi_gateways import Served
 from tproxy.gateway.gatewayapi_listeners import FAMILY, Listener
-from tproxy.gateway.gatewayapi_routes import Parent, References, hostnames, parents
+from tproxy.gateway.gatewayapi_routes import Parent, References, hostnames, parents, shown
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 from tproxy.gateway.site import ANYWHERE, Site
 
 _ALL = ("v1", "v1beta1", "v1alpha3", "v1alpha2")
@@ -69,11 +70,11 @@ class _Reading:
 
 
 def tables(
-    objects: Iterable[Object], registry: Registry, findings: Findings, site: Site = ANYWHERE
+    objects: Iterable[Object], registry: Registry, findings: Findings, vault: Vault, site: Site = ANYWHERE
 ) -> tuple[Table, Statuses]:
     """What is served, and every status."""
     things = list(objects)
-    kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings)
+    kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings, vault)
     statuses: Statuses = {}
     ours = _classes(kinds["GatewayClass"], site, statuses)
     served = _served(kinds, ours, world, registry, site, statuses, findings)
@@ -95,6 +96,8 @@ def tables(
 def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
     for thing in things:
         spec = thing.fields("spec")
+        if site.classes and thing.name not in site.classes:
+            continue
         if site.controllers is None or spec.text("controllerName") in site.controllers:
             conditions = Conditions(thing.generation)
             if spec.raw("parametersRef") is None:
@@ -156,12 +159,13 @@ def _attach(thing: Object, reading: _Reading) -> None:
         for listener, names in parent.attached:
             for service in references.services:
                 reading.policies.leads(reading.gateways[id(listener)].thing.key, service)
-            into = reading.taken[id(listener)]
+            into, client = reading.taken[id(listener)], reading.gateways[id(listener)].client
             for name in names:
                 if entries:
-                    into.http.setdefault(name, []).extend(entries)
+                    into.http.setdefault(name, []).extend(http.as_client(entries, client))
             if route is not None:
-                into.l4 += [(name, route) for name in names or ("*",)]
+                own = replace(route, backends=shown(route.backends, client))
+                into.l4 += [(name, own) for name in names or ("*",)]
     if found:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
-from tproxy.core.routes import ServerTls, TlsMode
+from tproxy.core.routes import ClientCheck, ServerTls, TlsMode
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
 
@@ -33,7 +33,8 @@ class Clients:
 
     def tls(self, secrets: tuple[str, ...]) -> ServerTls:
         """As a handshake wants it."""
-        return ServerTls(TlsMode.OPTIONAL_MUTUAL if self.insecure else TlsMode.MUTUAL, secrets)
+        check = ClientCheck(tuple(ref.material for ref in self.authorities), insecure=self.insecure)
+        return ServerTls(TlsMode.OPTIONAL_MUTUAL if self.insecure else TlsMode.MUTUAL, secrets, check)
 
 
 def _fault(thing: Object, ref: Ref, world: World) -> tuple[str, str] | None:

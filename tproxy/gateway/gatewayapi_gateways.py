@@ -81,6 +81,9 @@ def gateway(thing: Object, sets: list[Object], world: World, registry: Registry,
     made.own = read(thing, made.addresses, made.frontend, world, registry)
     allowed = spec.inner("allowedListeners").inner("namespaces")
     made.sets = [_set(each, made, allowed, world, registry) for each in sets]
+    for one in made.own + [one for each in made.sets for one in each.listeners]:
+        if any((address, one.port) in site.taken for address in made.addresses or ("",)):
+            one.conditions.set("Accepted", False, "PortUnavailable", f"port {one.port} cannot be had")
     conflicts([made.own, *(each.listeners for each in made.sets if each.attached)])
     overlaps(made.listeners)
     settle(made.listeners)

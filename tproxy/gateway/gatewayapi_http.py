@@ -12,7 +12,7 @@ from tproxy.core.http_routes import Entry, HttpTable, Kind, Match, Rule, Text, g
 from tproxy.gateway.gatewayapi_filters import filters
 from tproxy.gateway.gatewayapi_limits import retry, timeouts
 from tproxy.gateway.gatewayapi_matches import grpc_match, http_match
-from tproxy.gateway.gatewayapi_routes import References
+from tproxy.gateway.gatewayapi_routes import References, shown
 from tproxy.gateway.objects import Object
 
 _EVERYTHING = Match(Text(Kind.SEGMENTS, "/"))
@@ -28,6 +28,13 @@ def entries(thing: Object, references: References) -> tuple[Entry, ...]:
         _prefixes(fields, rule, matches or [_EVERYTHING])
         made += [Entry(match, rule, thing.age) for match in matches or [Match() if grpc else _EVERYTHING]]
     return tuple(made)
+
+
+def as_client(made: Iterable[Entry], client: str) -> Iterator[Entry]:
+    """With a Gateway's own certificate towards those that are spoken to by TLS."""
+    for entry in made:
+        rule = entry.rule
+        yield replace(entry, rule=replace(rule, backends=shown(rule.backends, client))) if client else entry
 
 
 def _rule(thing: Object, fields: Fields, index: int, references: References, grpc: bool) -> Rule:

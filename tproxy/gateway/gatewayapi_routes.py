@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tproxy.core.config import parse_port
@@ -18,7 +18,6 @@ from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import NOT_READY, Registry, host_of
 
 Parents = Mapping[tuple[str, str, str], list[Listener]]  # by kind, namespace and name
-NOT_YET = "a BackendTLSPolicy asks for TLS, which is not spoken to backends yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,9 @@ class References:
         fault = "" if fault == NOT_READY else fault
         policy = self.policies.find(ref.namespace, ref.name, self.registry.port_name(host, port))
         if policy is not None:
-            fault = fault or policy.fault or NOT_YET
+            fault = fault or policy.fault
         http2 = self.thing.kind == "GRPCRoute" or self.registry.http2(host, port)
-        return Backend(name, endpoints, weight, fault=fault, http2=http2)
+        return Backend(name, endpoints, weight, policy.tls() if policy else None, fault=fault, http2=http2)
 
     def _fault(self, ref: Ref) -> tuple[str, str] | None:
         if (ref.group, ref.kind) != ("", "Service"):
@@ -90,6 +89,14 @@ class References:
         if (ref.namespace, ref.name) not in self.world.services:
             return "BackendNotFound", f"{ref} does not exist"
         return None
+
+
+def shown(backends: tuple[Backend, ...], client: str) -> tuple[Backend, ...]:
+    """With a Gateway's own certificate (a Secret) for those that are spoken to by TLS."""
+    return tuple(
+        replace(each, tls=replace(each.tls, mode="MUTUAL", secret=client)) if client and each.tls else each
+        for each in backends
+    )
 
 
 def parents(

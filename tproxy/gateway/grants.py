@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
+from tproxy.gateway.secrets import Vault
 
 GROUP = "gateway.networking.k8s.io"
 
@@ -31,6 +31,11 @@ class Ref:
         where = fields.text("namespace") or namespace
         return cls(str(given), fields.text("kind", kind), where, name)
 
+    @property
+    def material(self) -> str:
+        """A Secret or ConfigMap, as the vault names it."""
+        return f"{'configmap ' if self.kind == 'ConfigMap' else ''}{self.namespace}/{self.name}"
+
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
 
@@ -39,22 +44,17 @@ class Ref:
 class World:
     """What references may lead to."""
 
-    secrets: dict[tuple[str, str], Object] = field(default_factory=dict)
-    maps: dict[tuple[str, str], Object] = field(default_factory=dict)
+    vault: Vault
     services: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, objects: Iterable[Object], findings: Findings) -> World:
+    def of(cls, objects: Iterable[Object], findings: Findings, vault: Vault) -> World:
         """Collect; a grant that cannot be read grants nothing."""
-        made = cls()
+        made = cls(vault)
         for thing in objects:
             match thing.group, thing.kind:
-                case "", "Secret":
-                    made.secrets[thing.key] = thing
-                case "", "ConfigMap":
-                    made.maps[thing.key] = thing
                 case "", "Service":
                     made.services.add(thing.key)
                 case "", "Namespace":
@@ -85,26 +85,11 @@ class World:
         """Why a reference is no TLS Secret; its contents are never repeated."""
         if (ref.group, ref.kind) != ("", "Secret"):
             return f"{ref.kind} is not supported; Secret is"
-        secret = self.secrets.get((ref.namespace, ref.name))
-        if secret is None:
-            return f"{ref} does not exist"
-        return _pem_fault(ref, secret, "tls.crt") or _pem_fault(ref, secret, "tls.key")
+        return self.vault.fault(f"{ref.namespace}/{ref.name}")
 
     def authority_fault(self, ref: Ref) -> str:
         """Why a ConfigMap or Secret holds no certificates of authorities."""
-        found = (self.maps if ref.kind == "ConfigMap" else self.secrets).get((ref.namespace, ref.name))
-        return _pem_fault(ref, found, "ca.crt") if found is not None else f"{ref} does not exist"
-
-
-def _pem_fault(ref: Ref, thing: Object, key: str) -> str:
-    data = thing.body.get("data")
-    text = str(data.get(key, "")) if isinstance(data, Mapping) else ""
-    if thing.kind == "Secret":
-        try:
-            text = base64.b64decode(text, validate=True).decode("latin-1")
-        except ValueError:
-            return f"{ref}: {key} is not base64"
-    return "" if "-----BEGIN " in text else f"{ref}: {key} is not PEM"
+        return self.vault.ca_fault(ref.material)
 
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:

@@ -31,6 +31,7 @@ from tproxy.gateway.istio_tables import Bound, requests, requests_by_tls
 from tproxy.gateway.istio_virtual import L4Match, L4Rule, Virtual, policies, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 T = TypeVar("T")
 _VERSIONS = ("v1", "v1beta1", "v1alpha3")
@@ -38,16 +39,16 @@ _READ = ("Gateway", "VirtualService", "DestinationRule", "ServiceEntry")
 
 
 def listeners(
-    objects: Iterable[Object], registry: Registry, labels: Mapping[str, str], findings: Findings
+    objects: Iterable[Object], registry: Registry, labels: Mapping[str, str], findings: Findings, vault: Vault
 ) -> dict[Bind, Listener]:
     """What a gateway pod with these labels listens to. Faults are findings; who has one is left out."""
     things = list(objects)
     kinds, targets = by_kind(things, GROUP, _READ, _VERSIONS, findings), _targets(things, labels, findings)
-    rules = policies(kinds["DestinationRule"], findings)
+    rules = policies(kinds["DestinationRule"], findings, vault)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
     bound = _bound(resolved(virtuals, findings), kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
-    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings), findings):
+    for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings, vault), findings):
         for server in found:
             _merge(ports.setdefault((server.bind, server.port), []), server, findings)
     served: dict[Bind, Listener] = {}
@@ -95,8 +96,6 @@ def _each(things: Iterable[Object], read: Callable[[Object], T], findings: Findi
 def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Findings) -> Bound:
     bound: dict[str, list[Virtual]] = {f"{thing.namespace}/{thing.name}": [] for thing in gateways}
     for made in virtuals:
-        if made.http and made.gateways != ("mesh",):
-            findings.warn(made.thing, "spec.http", "is not carried by this version: it passes TLS and TCP on")
         limited = {name for rule in (*made.tls, *made.tcp) for match in rule.matches for name in match.gateways}
         limited |= {name for rule in made.http for condition in rule.conditions for name in condition.gateways}
         for name in dict.fromkeys((*made.gateways, *sorted(limited))):

@@ -13,24 +13,13 @@ from tproxy.core.hostnames import parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
 from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.istio_tls import server_tls
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
+from tproxy.gateway.secrets import Vault
 
 GROUP = "networking.istio.io"
 _SUPPORTED = "HTTP, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP"
-_MODES = {
-    "PASSTHROUGH": TlsMode.PASSTHROUGH,
-    "SIMPLE": TlsMode.TERMINATE,
-    "MUTUAL": TlsMode.MUTUAL,
-    "ISTIO_MUTUAL": TlsMode.MUTUAL,
-    "OPTIONAL_MUTUAL": TlsMode.OPTIONAL_MUTUAL,
-}
-# of ServerTLSSettings: read when TLS is ended here; a passthrough server ignores them, as Istio does
-_ENDING = (
-    *("serverCertificate", "privateKey", "caCertificates", "caCrl", "subjectAltNames", "caCertCredentialName"),
-    *("verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion", "cipherSuites"),
-    *("tlsCertificates", "ecdhCurves"),
-)
 
 
 class Family(StrEnum):
@@ -75,7 +64,9 @@ class Server:
         return self.tls is not None and self.tls.mode is TlsMode.PASSTHROUGH and self.family is Family.TLS
 
 
-def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findings: Findings) -> list[Server]:
+def servers(
+    thing: Object, labels: Mapping[str, str], registry: Registry, findings: Findings, vault: Vault
+) -> list[Server]:
     """The servers of a Gateway for a pod with these labels (none known: for any). ConfigError as the webhook's."""
     spec = thing.fields("spec")
     selector = {str(key): str(value) for key, value in spec.inner("selector").data.items()}
@@ -83,7 +74,7 @@ def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findin
     if not entries:
         raise spec.error("servers", "gateway must have at least one server")
     acme = acme_route(thing, registry)
-    found = [_server(thing, entry, acme, findings) for entry in entries]
+    found = [_server(thing, entry, acme, findings, vault) for entry in entries]
     spec.finish()
     seen: dict[str, int] = {}
     for index, server in enumerate(found):
@@ -93,7 +84,7 @@ def servers(thing: Object, labels: Mapping[str, str], registry: Registry, findin
     return found if not labels or selector.items() <= labels.items() else []
 
 
-def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings) -> Server:
+def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings, vault: Vault) -> Server:
     port = entry.inner("port")
     if entry.raw("port") is None or port.raw("number") is None:
         raise port.error("number", "port is required: a number from 1 to 65535")
@@ -110,57 +101,30 @@ def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings
     entry.text("name")  # of metrics only
     family = _FAMILIES[protocol]
     bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
-    tls = _tls(thing, entry, family, findings)
+    tls = _tls(thing, entry, family, findings, vault)
     redirects = family is Family.HTTP and entry.inner("tls").flag("httpsRedirect", False)
     entry.finish()
     return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme, redirects)
 
 
-def _tls(thing: Object, entry: Fields, family: Family, findings: Findings) -> ServerTls | None:
+def _tls(thing: Object, entry: Fields, family: Family, findings: Findings, vault: Vault) -> ServerTls | None:
     if entry.raw("tls") is None:
         if family is Family.TLS:
             raise entry.error("tls", "server must have TLS settings for HTTPS/TLS protocols")
         return None
     tls = entry.inner("tls")
     redirect = tls.flag("httpsRedirect", False)
-    mode = tls.choice("mode", "PASSTHROUGH", (*_MODES, "AUTO_PASSTHROUGH"))
-    if mode == "AUTO_PASSTHROUGH":
-        raise tls.error("mode", "is not supported by this gateway", mode)
-    secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
-    for key in _ENDING:
-        tls.raw(key)
-    tls.finish()
-    if family is Family.HTTP:
-        if mode != "PASSTHROUGH" or secrets:
-            raise tls.error("mode", "server cannot have TLS settings for plain text HTTP ports", mode)
-        return None
     if family is Family.TCP:
         raise entry.error("tls", "server cannot have TLS settings for non HTTPS/TLS ports")
+    if family is Family.HTTP:
+        mode, named = tls.text("mode", "PASSTHROUGH"), tls.raw("credentialName") or tls.raw("credentialNames")
+        if mode != "PASSTHROUGH" or named:
+            raise tls.error("mode", "server cannot have TLS settings for plain text HTTP ports", mode)
+        tls.finish()
+        return None
     if redirect:
         findings.warn(thing, f"{tls.path}.httpsRedirect", "tls.httpsRedirect should only be used with http servers")
-    _credentials(tls, mode, secrets)
-    if mode == "PASSTHROUGH" and (secrets or any(tls.raw(key) for key in _ENDING)):
-        findings.warn(thing, tls.path, "PASSTHROUGH mode does not use certificates, they will be ignored")
-    return ServerTls(_MODES[mode], secrets)
-
-
-def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
-    """What each mode needs and must not have."""
-    files = tls.raw("serverCertificate") is not None
-    if mode == "ISTIO_MUTUAL" and secrets:
-        raise tls.error("credentialName", "ISTIO_MUTUAL TLS cannot have associated credentialName")
-    if mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not secrets and not tls.raw("tlsCertificates"):
-        if not files:
-            raise tls.error("mode", f"{mode} TLS requires a server certificate", mode)
-        if tls.raw("privateKey") is None:
-            raise tls.error("mode", f"{mode} TLS requires a private key", mode)
-        if mode == "MUTUAL" and tls.raw("caCertificates") is None:
-            raise tls.error("mode", "MUTUAL TLS requires a client CA bundle", mode)
-    if secrets and files:
-        why = "only one of credential_name, credential_names, server_certificate/private_key, tls_certificates"
-        raise tls.error("credentialName", f"{why} should be specified")
-    if mode == "SIMPLE" and tls.raw("caCrl") is not None:
-        raise tls.error("caCrl", "CRL is not supported with SIMPLE TLS")
+    return server_tls(thing, tls, findings, vault)
 
 
 def _host(text: object, namespace: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError, Fields
@@ -12,8 +12,10 @@ from tproxy.core.routes import Backend, BackendTls, ProxyProtocol, Route
 from tproxy.gateway import istio_http
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.istio_http import HttpRule
+from tproxy.gateway.istio_tls import client_tls
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import NOT_READY, Registry, full_host
+from tproxy.gateway.secrets import Vault
 
 _MESH_ONLY = ("sourceLabels", "sourceNamespace")
 _PROXY = {"V1": ProxyProtocol.V1, "V2": ProxyProtocol.V2}
@@ -56,6 +58,12 @@ class Policy:
     labels: Mapping[str, str]
     tls: BackendTls | None
     proxy: ProxyProtocol
+    ports: Mapping[int, BackendTls | None] = field(default_factory=dict)  # those that have TLS settings of their own
+
+    def tls_of(self, host: str, port: int | None) -> BackendTls | None:
+        """Towards one of the host's ports."""
+        tls = self.tls if port is None else self.ports.get(port, self.tls)
+        return None if tls is None else replace(tls, host=host)
 
 
 Policies = dict[tuple[str, str], Policy]  # by host and subset ("" is the host itself)
@@ -145,7 +153,7 @@ class _Reader:
         port = number.parsed("number", parse_port, None) if number.raw("number") is not None else None
         for fields in (number, target):
             fields.finish()
-        policy = self._policies.get((host, subset)) or (None if subset else _NOTHING)
+        policy = _policy_of(self._policies, host, subset)
         labels = policy.labels if policy else {}
         endpoints, fault = self._registry.find(host, port, labels)
         if policy is None:
@@ -156,57 +164,83 @@ class _Reader:
         name = "|".join(("outbound", str(number_of or ""), subset, host))  # Envoy's name for it, which people grep
         http2 = self._registry.http2(host, port)
         backend = Backend(name, endpoints, weight, fault="" if fault == NOT_READY else fault, http2=http2)
-        return replace(backend, tls=policy.tls, proxy=policy.proxy) if policy else backend
+        return replace(backend, tls=policy.tls_of(host, number_of), proxy=policy.proxy) if policy else backend
 
 
 _NOTHING = Policy({}, None, ProxyProtocol.NONE)
 
 
-def policies(things: Iterable[Object], findings: Findings) -> Policies:
+def _policy_of(policies: Policies, host: str, subset: str) -> Policy | None:
+    """The host's own, or of the longest wildcard; None where a subset is asked for that nobody has."""
+    for pattern in (host, *(f"*.{host.split('.', cut)[cut]}" for cut in range(1, host.count(".") + 1)), "*"):
+        if (found := policies.get((pattern, subset))) is not None:
+            return found
+    return None if subset else _NOTHING
+
+
+def policies(things: Iterable[Object], findings: Findings, vault: Vault) -> Policies:
     """All DestinationRules; of two for one host the first counts."""
     found: Policies = {}
     for thing in things:
         try:
-            for key, policy in _policies(thing, findings).items():
+            for key, policy in _policies(thing, findings, vault).items():
                 found.setdefault(key, policy)
         except ConfigError as error:
             findings.error(error)
     return found
 
 
-def _policies(thing: Object, findings: Findings) -> Policies:
+def _policies(thing: Object, findings: Findings, vault: Vault) -> Policies:
     spec = thing.fields("spec")
     host = full_host(spec.parsed("host", _host, None), thing.namespace)
     refuse(spec, ("workloadSelector",))
     ignore(thing, spec, ("exportTo",), findings)
-    base = _policy(thing, spec, {}, _NOTHING, findings)
+    reader = _Traffic(thing, host, findings, vault)
+    base = reader.policy(spec, {}, _NOTHING)
     found = {(host, ""): base}
     for entry in spec.each("subsets"):
         labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
         if not (name := entry.text("name")):
             raise entry.error("name", "is missing")
-        found[host, name] = _policy(thing, entry, labels, base, findings)
+        found[host, name] = reader.policy(entry, labels, base)
         entry.finish()
     spec.finish()
     return found
 
 
-def _policy(thing: Object, entry: Fields, labels: Mapping[str, str], base: Policy, findings: Findings) -> Policy:
-    """A subset's policy takes the host's place where it says something."""
-    traffic = entry.inner("trafficPolicy")
-    refuse(traffic, ("portLevelSettings", "tunnel"))
-    ignore(thing, traffic, ("loadBalancer", "connectionPool", "outlierDetection"), findings)
-    tls, proxy = base.tls, base.proxy
-    if traffic.raw("tls") is not None:
-        settings = traffic.inner("tls")
-        mode = settings.choice("mode", "DISABLE", ("DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"))
-        tls = None if mode == "DISABLE" else BackendTls(mode, settings.text("sni"))
-    if traffic.raw("proxyProtocol") is not None:
-        version = traffic.inner("proxyProtocol")
-        proxy = _PROXY[version.choice("version", "V1", _PROXY)]
-        version.finish()
-    traffic.finish()
-    return Policy(labels, tls, proxy)
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """Of one DestinationRule."""
+
+    thing: Object
+    host: str
+    findings: Findings
+    vault: Vault
+
+    def policy(self, entry: Fields, labels: Mapping[str, str], base: Policy) -> Policy:
+        """A subset's policy takes the host's place where it says something; ports take both their places."""
+        traffic = entry.inner("trafficPolicy")
+        refuse(traffic, ("tunnel",))
+        ignore(self.thing, traffic, ("loadBalancer", "connectionPool", "outlierDetection"), self.findings)
+        tls, proxy, ports = base.tls, base.proxy, dict(base.ports)
+        if traffic.raw("tls") is not None:
+            tls, ports = self._tls(traffic), {}
+        for each in traffic.each("portLevelSettings"):
+            ignore(self.thing, each, ("loadBalancer", "connectionPool", "outlierDetection"), self.findings)
+            number = each.inner("port").parsed("number", parse_port, None)
+            if each.raw("tls") is not None:
+                ports[number] = self._tls(each)
+            each.raw("port")
+            each.finish()
+        if traffic.raw("proxyProtocol") is not None:
+            version = traffic.inner("proxyProtocol")
+            proxy = _PROXY[version.choice("version", "V1", _PROXY)]
+            version.finish()
+        traffic.finish()
+        return Policy(labels, tls, proxy, ports)
+
+    def _tls(self, traffic: Fields) -> BackendTls | None:
+        return client_tls(self.thing, traffic.inner("tls"), self.host, self.findings, self.vault)
 
 
 def _gateway(text: str, namespace: str) -> str:

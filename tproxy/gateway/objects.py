@@ -74,6 +74,11 @@ def parse(text: str, where: str) -> Iterator[Object | ConfigError]:
         yield from _objects(node, where)
 
 
+def from_document(document: Mapping[str, Any], where: str) -> Object:
+    """What came as JSON, of which no lines are known. ConfigError for what is no object."""
+    return _object(Fields(document, where), {})
+
+
 def _too_deep(text: str) -> int:
     """The line where nesting passes all bounds, or 0: what composes nodes recurs, in C, until the stack is gone."""
     depth = 0

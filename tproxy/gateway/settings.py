@@ -17,4 +17,5 @@ class Settings:
     drain: float = 30.0
     connections: int = 65_536  # at once, each port
     half_open: int = 256  # connections of one address that have not said a whole hello yet
+    default_sni: str = ""  # what a client is taken to ask for that asks for no name
     proxy_from: tuple[Network, ...] = ()  # who must send a PROXY header; nobody else may connect then

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from tproxy.core.routes import Bind
+from tproxy.gateway.objects import Object
+from tproxy.gateway.secrets import Where
 
 
 def _any(_: str) -> bool:
@@ -15,9 +19,25 @@ class Site:
     """Facts about the place that no YAML states; a reader of files alone needs none of them."""
 
     controllers: frozenset[str] | None = None  # whose GatewayClasses are ours; None: all that are there
+    classes: frozenset[str] = frozenset()  # of those only these; none: all
     published: tuple[str, ...] = ()  # where clients reach a Gateway that names no address; also behind a load balancer
     usable: Callable[[str], bool] = _any  # whether an address that a Gateway names can be had
-    binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with a port of their own
+    secrets: Where = field(default_factory=Where)
+    binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with an address of their own
+    taken: frozenset[Bind] = frozenset()  # ports that cannot be had
 
 
 ANYWHERE = Site()
+
+
+def published(objects: Iterable[Object], service: str) -> tuple[str, ...]:
+    """Where clients reach a Service (namespace/name): its load balancer, its external addresses, else its own."""
+    found = next((one for one in objects if (one.group, one.kind, "/".join(one.key)) == ("", "Service", service)), None)
+    if found is None:
+        return ()
+    ingress = found.fields("status").inner("loadBalancer").each("ingress")
+    outside = [each.text("ip") or each.text("hostname") for each in ingress]
+    spec = found.fields("spec")
+    outside += spec.items("externalIPs", str)
+    own = [each for each in spec.items("clusterIPs", str) or (spec.text("clusterIP"),) if each not in ("", "None")]
+    return tuple(dict.fromkeys(each for each in outside if each)) or tuple(own)

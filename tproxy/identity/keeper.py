@@ -94,4 +94,5 @@ class Keeper:
             if svid.not_after != self._warned and is_short(time.time(), svid.not_before, svid.not_after):
                 self._warned = svid.not_after
                 left, why = svid.not_after - time.time(), self.status.error or "nothing newer came"
-                log.warning("our certificate ends in %.0f s and is not renewed: %s", left, why)
+                ends = f"ends in {left:.0f} s" if left > 0 else f"ended {-left:.0f} s ago"
+                log.warning("our certificate %s and is not renewed: %s", ends, why)

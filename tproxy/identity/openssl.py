@@ -34,12 +34,13 @@ class TlsError(OSError):
     """OpenSSL refuses: ``reason`` in its own words (openssl/sslerr.h), for chains also X509_V_ERR_*, else 0."""
 
     def __init__(self, reason: str, verify_code: int = 0) -> None:
-        why = _verify_message(verify_code) if verify_code else reason.lower().replace("_", " ")
+        why = verify_message(verify_code) if verify_code else reason.lower().replace("_", " ")
         super().__init__(why)
         self.reason, self.verify_code, self.why = reason, verify_code, why
 
 
-def _verify_message(code: int) -> str:
+def verify_message(code: int) -> str:
+    """X509_V_ERR_* in words."""
     text: bytes = _ffi.string(_lib.X509_verify_cert_error_string(code))
     return text.decode("ascii", "replace")
 
@@ -89,7 +90,7 @@ def role(
         made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         _credentials(made, svid, bundle, proven)
     except SSL.Error as error:
-        raise _error(error) from None
+        raise made_error(error) from None
     _alpn(made, server, alpn.encode())
     _tickets(made, resumption)
     return Role(made, server, verifier)
@@ -123,7 +124,7 @@ def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> 
     except (ValueError, TypeError) as error:
         raise TlsError(f"UNUSABLE: {error}") from None
     except crypto.Error as error:
-        raise _error(error) from None
+        raise made_error(error) from None
 
 
 def _alpn(made: SSL.Context, server: bool, name: bytes) -> None:
@@ -231,6 +232,16 @@ class Tls:
             connection.get_group_name() or "",
         )
 
+    @property
+    def alpn(self) -> str:
+        """The protocol that was agreed on; empty: none."""
+        return self.connection.get_alpn_proto_negotiated().decode("ascii", "replace")
+
+    def ask_for(self, name: str) -> None:
+        """A client's SNI, before the handshake."""
+        if name:
+            self.connection.set_tlsext_host_name(name.encode())
+
     def ticket(self) -> Ticket | None:
         """What a later connection may resume; there is none before the peer's first bytes, which carry it."""
         return self.connection.get_session()
@@ -257,13 +268,13 @@ class Tls:
         return TlsError("SYSCALL")
 
     def _failed(self, error: SSL.Error) -> TlsError:
-        made = _error(error)
+        made = made_error(error)
         if made.reason != VERIFY_FAILED:
             return made
         return TlsError(made.reason, _lib.SSL_get_verify_result(self.connection._ssl))
 
 
-def _error(error: Exception) -> TlsError:
+def made_error(error: Exception) -> TlsError:
     """pyOpenSSL's list of (library, function, reason); the first is the cause, unless it is why a chain is refused."""
     found = error.args[0] if error.args and isinstance(error.args[0], list) else []
     reasons = [str(one[2]).upper().replace(" ", "_") for one in found]

@@ -62,7 +62,7 @@ def plain_listener(host: str, port: int) -> socket.socket:
         sock.listen(64)
     except OSError as error:
         sock.close()
-        raise KernelError(f"listening on {host} port {port}", error.strerror, "is another sidecar running?") from error
+        raise KernelError(f"listening on {host} port {port}", error.strerror, "is another tproxy running?") from error
     return sock
 
 
@@ -85,6 +85,16 @@ def front_listener(host: str, port: int, backlog: int = 4096) -> socket.socket:
         )
         raise KernelError(f"listening on {host} port {port}", error.strerror, advice) from error
     return sock
+
+
+def can_bind(host: str) -> bool:
+    """Whether this is an address of ours: any port of it can be had."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def any_host() -> str:

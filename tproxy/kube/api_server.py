@@ -25,6 +25,7 @@ HEAD_LIMIT = 64 * 1024
 READ = 64 * 1024
 PAGE = 250  # objects of one answer to a list
 JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"  # JSON is YAML
+MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
 
 
 class ApiError(Exception):

@@ -24,8 +24,9 @@ LOOK = 10.0  # seconds between two looks whether it is there, and as which versi
 class Optional:
     """``name`` is the definition's, plural.group; of ``versions`` the first that the cluster serves is followed."""
 
-    def __init__(self, where: Kubernetes, name: str, versions: tuple[str, ...], put: Put) -> None:
+    def __init__(self, where: Kubernetes, name: str, versions: tuple[str, ...], put: Put, namespace: str = "") -> None:
         self._where, self._name, self._versions = where, name, versions
+        self._space = f"namespaces/{namespace}/" if namespace else ""
         self._version: str | None = None  # "": there is no such kind; None: nobody has said
         self._failures, self._error = 0, ""
         self._watch = Watch(where, "", put)
@@ -65,7 +66,7 @@ class Optional:
         plural, _, group = self._name.partition(".")
         if version:
             log.info("%s: version %s is followed", self._name, version)
-            self._watch.follow(f"/apis/{group}/{version}/{plural}")
+            self._watch.follow(f"/apis/{group}/{version}/{self._space}{plural}")
             self._following = asyncio.create_task(self._watch.run())
         else:
             log.info("%s: the cluster does not have this kind; we look again every %g s", self._name, LOOK)

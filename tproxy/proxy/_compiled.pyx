@@ -8,16 +8,18 @@ functions are called by the addresses that ``bind`` was given, in the library th
 import asyncio
 import os
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import cap_receive_buffer
+from tproxy.kernel.sock import cap_receive_buffer, reset_on_close
 from tproxy.kernel.sockmap import STEP as _STEP
 from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
+from tproxy.proxy.transport import HIGH as _HIGH, LINGER, LOW as _LOW, Base
 
 cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -63,6 +65,8 @@ cdef enum:
 
 cdef uint64_t LOOK = _CHECK_EVERY
 cdef uint64_t STEP = _STEP
+cdef size_t HIGH = _HIGH
+cdef size_t LOW = _LOW
 
 cdef struct Library:
     int (*SSL_read)(void *, void *, int) noexcept nogil
@@ -113,6 +117,7 @@ cdef class Leg(Watched):
     cdef void *outgoing
     cdef unsigned char *held
     cdef size_t start, end
+    cdef size_t answered  # bytes of what is held that answer KeyUpdates
     cdef uint64_t moved, look
     cdef bint eof, done, waiting, ending, unread, is_up
     cdef int full  # reads in a row that filled the buffer
@@ -170,6 +175,7 @@ cdef class Leg(Watched):
 
     cdef ssize_t read_tls(self, unsigned char *wire, unsigned char *plain) noexcept:
         cdef ssize_t count, total = 0
+        cdef size_t held
         cdef int code
         if not self.unread:
             count = recv(self.fd, wire, CHUNK, 0)
@@ -192,10 +198,11 @@ cdef class Leg(Watched):
             elif code != 2:  # SSL_ERROR_WANT_READ
                 return self.broke(self.leg.tls.failure())
             break
-        count = self.send_records(wire)  # the answer to a KeyUpdate
-        if count == BROKEN:
+        held = self.end
+        if self.send_records(wire) == BROKEN:  # answers to KeyUpdates
             return BROKEN
-        if self.end - self.start > 2 * ROOM:
+        self.answered = self.answered + self.end - held if self.held != NULL else 0
+        if self.answered > 2 * ROOM:
             return self.broke(ConnectionAbortedError("the peer asks for new keys and reads nothing"))
         return total if total or self.eof else NOTHING
 
@@ -417,6 +424,217 @@ cdef class Pair:
         self.down.pair = self.up.pair = None
 
 
+cdef class Line(Watched):
+    """A leg as an asyncio transport; transport.py is its twin, and says what each method means."""
+
+    cdef Reactor reactor
+    cdef Leg leg
+    cdef object told, protocol, loop, failure, timer
+    cdef size_t high, low
+    cdef bint reading, closing, ended, lost, paused
+
+    def __cinit__(self, Reactor reactor, leg, protocol, told):
+        self.reactor, self.leg, self.protocol, self.told = reactor, Leg(leg, False), protocol, told
+        self.fd, self.loop = self.leg.fd, reactor.loop
+        self.high, self.low = HIGH, LOW
+        self.reading = True
+
+    def start(self):
+        self.reactor.lines.add(self)
+        self.call(self.protocol.connection_made, self)
+        self.again()
+
+    cdef bint call(self, function, argument=None) noexcept:
+        """What a protocol raises ends its connection, and nobody else's."""
+        try:
+            function() if argument is None else function(argument)
+            return True
+        except Exception as error:
+            Base.defect(error)
+            self.end(error)
+            return False
+
+    cdef void again(self) noexcept:
+        """Wait for what is wanted now."""
+        cdef uint32_t wanted = 0
+        if self.lost:
+            return
+        if self.reading and not self.closing and not self.leg.eof:
+            wanted = EPOLLIN
+            if self.leg.unread:
+                self.loop.call_soon(self.kick)
+        if self.leg.held != NULL:
+            wanted |= EPOLLOUT
+        self.reactor.watch(self, wanted)
+
+    def kick(self):
+        """Read what came with the handshake."""
+        if self.leg.unread and self.reading and not self.closing and not self.lost:
+            self.readable()
+
+    cdef void ready(self, uint32_t seen) noexcept:
+        cdef ssize_t count
+        if self.lost:  # lingering
+            count = recv(self.fd, self.reactor.wire, CHUNK, 0)
+            if count == 0 or (count < 0 and errno != EAGAIN):
+                self.release()
+            return
+        if seen & (EPOLLIN | EPOLLERR | EPOLLHUP) and self.mask & EPOLLIN:
+            self.readable()
+        if seen & (EPOLLOUT | EPOLLERR | EPOLLHUP) and self.mask & EPOLLOUT:
+            self.writable()
+
+    cdef void readable(self) noexcept:
+        cdef Leg leg = self.leg
+        cdef ssize_t count = leg.read(self.reactor.wire, self.reactor.plain)
+        if count == NOTHING:
+            return
+        if count == BROKEN:
+            self.broke()
+            return
+        if count and not self.call(
+            self.protocol.data_received, PyBytes_FromStringAndSize(<char *>self.reactor.plain, count)
+        ):
+            return
+        if leg.eof and not self.lost:
+            self.again()
+            try:
+                keep = self.protocol.eof_received()
+            except Exception as error:
+                Base.defect(error)
+                self.end(error)
+                return
+            if not keep:
+                self.close()
+
+    cdef void writable(self) noexcept:
+        cdef ssize_t sent = self.leg.flush(self.reactor.wire)
+        if sent == BROKEN:
+            self.broke()
+            return
+        self.again()
+        self.eased()
+
+    cdef void eased(self) noexcept:
+        if self.paused and self.leg.end - self.leg.start <= self.low:
+            self.paused = False
+            self.call(self.protocol.resume_writing)
+        if self.closing and self.leg.held == NULL:
+            self.finish()
+
+    cdef void broke(self) noexcept:
+        error, self.leg.error = self.leg.error, None
+        self.end(error)
+
+    def write(self, data):
+        cdef const unsigned char[:] view
+        if self.lost or self.ended or not len(data):
+            return
+        view = data
+        self.wrote(self.leg.write(<unsigned char *>&view[0], view.shape[0], self.reactor.wire))
+
+    cdef void wrote(self, ssize_t sent) noexcept:
+        if sent == BROKEN:
+            self.broke()
+        elif sent == 0:
+            self.again()
+            if not self.paused and self.leg.end - self.leg.start > self.high:
+                self.paused = True
+                self.call(self.protocol.pause_writing)
+
+    def writelines(self, lines):
+        self.write(b"".join(lines))
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        if not self.ended and not self.lost:
+            self.ended = True
+            self.wrote(self.leg.finish(self.reactor.wire))
+
+    def pause_reading(self):
+        self.reading = False
+        self.again()
+
+    def resume_reading(self):
+        self.reading = True
+        self.again()
+
+    def is_reading(self):
+        return self.reading and not self.closing
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        self.high, self.low = Base.limits(high, low)
+
+    def get_write_buffer_limits(self):
+        return self.low, self.high
+
+    def get_write_buffer_size(self):
+        return self.leg.end - self.leg.start
+
+    def get_extra_info(self, name, default=None):
+        return Base.extra(self.leg.leg, self.told, name, default)
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def get_protocol(self):
+        return self.protocol
+
+    def is_closing(self):
+        return self.closing or self.lost
+
+    def close(self):
+        if not self.closing and not self.lost:
+            self.closing = True
+            self.again()
+            if self.leg.held == NULL:
+                self.finish()
+
+    def abort(self):
+        self.end(None)
+
+    cdef void finish(self) noexcept:
+        """All is sent: our end, and a while in which the peer may read it without a reset from what it still sends."""
+        if not self.ended:
+            self.ended = True
+            if self.leg.finish(self.reactor.wire) == BROKEN:
+                self.broke()
+                return
+            if self.leg.held != NULL:
+                self.again()
+                return
+        self.lost = True
+        Base.ended(self.leg.leg.sock)
+        if self.leg.eof:
+            self.release()
+        else:
+            self.reactor.watch(self, EPOLLIN)
+            self.timer = self.loop.call_later(LINGER, self.release)
+        self.loop.call_soon(self.gone, None)
+
+    cdef void end(self, error) noexcept:
+        """At once, with a reset."""
+        if not self.lost:
+            self.lost = True
+            reset_on_close(self.leg.leg.sock, True)
+            self.release()
+            self.loop.call_soon(self.gone, error)
+
+    cpdef release(self):
+        """The socket goes; not before the events of this turn have been looked at, which may still point here."""
+        self.reactor.watch(self, 0)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.leg.leg.sock.close()
+        self.loop.call_soon(self.reactor.lines.discard, self)
+
+    def gone(self, error):
+        self.protocol.connection_lost(error)
+
+
 cdef class Wait(Watched):
     """Waiting for one socket, once."""
 
@@ -496,6 +714,7 @@ cdef class Reactor:
     """One a loop: two buffers, and an epoll of our own, nested in the loop's (epoll(7))."""
 
     cdef object loop
+    cdef set lines  # transports live as long as they are in it
     cdef bint splicing
     cdef int pipes[SPARE][2]  # not in use, and empty
     cdef int spare, made
@@ -504,7 +723,7 @@ cdef class Reactor:
     cdef unsigned char *plain
 
     def __cinit__(self, bint splicing=True):
-        self.epoll, self.splicing = -1, splicing
+        self.epoll, self.splicing, self.lines = -1, splicing, set()
         self.wire = <unsigned char *>malloc(ROOM)
         self.plain = <unsigned char *>malloc(ROOM)
         if self.wire == NULL or self.plain == NULL:
@@ -550,7 +769,9 @@ cdef class Reactor:
         target.pipe[0] = target.pipe[1] = -1
 
     def close(self):
-        """Watch nothing any more."""
+        """Watch nothing any more; what lingers goes."""
+        for line in list(self.lines):
+            (<Line>line).release()
         self.loop.remove_reader(self.epoll)
         close(self.epoll)
         self.epoll = -1
@@ -558,6 +779,12 @@ cdef class Reactor:
     def join(self, down, up):
         """The two directions between two legs, not started yet."""
         return Pair(self, down, up)
+
+    def attach(self, leg, protocol, told=None):
+        """The leg is the protocol's from now on, through a transport."""
+        cdef Line line = Line(self, leg, protocol, told)
+        line.start()
+        return line
 
     async def readable(self, sock):
         """Until there is something to read, an end, or an error."""

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from tproxy.core.settings import Relay, Splicer
 from tproxy.identity.openssl import addresses
 from tproxy.proxy.reactor import Reactor
+from tproxy.proxy.transport import Line
 
 WHY_NOT = ""
 try:
@@ -17,6 +18,7 @@ except (ImportError, AttributeError) as error:
     WHY_NOT = f"the compiled relay is not there: {error}"
 
 AnyReactor: TypeAlias = "Reactor | _compiled.Reactor"
+AnyLine: TypeAlias = "Line | _compiled.Line"
 
 
 def reactor(wanted: Relay, splicer: Splicer = Splicer.SPLICE) -> Reactor | _compiled.Reactor:

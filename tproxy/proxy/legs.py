@@ -51,6 +51,10 @@ class Leg(Protocol):
     eof: bool
 
     @property
+    def held(self) -> int:
+        """Bytes held back, that the kernel has not taken."""
+
+    @property
     def buffered(self) -> bool:
         """Whether bytes have been received that ``read`` has not seen: readiness of the socket will not tell."""
 
@@ -76,6 +80,10 @@ class _Sender:
         self.sock, self.eof = sock, False
         self._held: memoryview | None = None
         self._ending = False
+
+    @property
+    def held(self) -> int:
+        return 0 if self._held is None else len(self._held)
 
     def _send(self, data: bytes | memoryview) -> memoryview | None:
         """What the kernel did not take."""
@@ -126,7 +134,7 @@ class PlainLeg(_Sender):
         return count
 
     def write(self, data: memoryview) -> bool:
-        rest = self._send(data)
+        rest = self._send(data) if self._held is None else memoryview(bytes(self._held) + data)
         self._held = None if rest is None else memoryview(bytes(rest))  # the buffer is everybody's
         if self.flow is not None and self._sent.add(len(data)):
             self.flow.sent(self._sent.total)
@@ -140,11 +148,12 @@ class PlainLeg(_Sender):
 class TlsLeg(_Sender):
     """TLS on memory buffers: OpenSSL never touches the socket, so a stall of one side never blocks the other."""
 
-    __slots__ = ("_unread", "tls")
+    __slots__ = ("_answered", "_unread", "tls")
 
     def __init__(self, sock: socket.socket, tls: Tls) -> None:
         super().__init__(sock)
         self.tls = tls
+        self._answered = 0  # bytes of what is held that answer KeyUpdates
         self._unread = True  # the handshake may have brought more than itself
 
     @property
@@ -160,8 +169,8 @@ class TlsLeg(_Sender):
         self._unread = False
         total = self._decrypt(buffers.plain)
         if answer := self.tls.take():  # to a KeyUpdate
-            self._send_records(answer)
-            if self._held is not None and len(self._held) > 2 * ROOM:
+            self._answered = 0 if self._send_records(answer) else self._answered + len(answer)
+            if self._answered > 2 * ROOM:
                 raise ConnectionAbortedError("the peer asks for new keys and reads nothing")
         if not total and not self.eof:
             raise BlockingIOError
@@ -184,7 +193,10 @@ class TlsLeg(_Sender):
         done, write = 0, self.tls.write
         while done < len(data):
             done += write(data[done:])
-        return self._send_records(self.tls.take())
+        sent = True
+        while records := self.tls.take():
+            sent = self._send_records(records)
+        return sent
 
     def _send_records(self, data: bytes) -> bool:
         self._held = self._send(data) if self._held is None else memoryview(bytes(self._held) + data)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from tproxy.proxy.legs import Buffers, Leg, TlsLeg
 from tproxy.proxy.pump import Pair
+from tproxy.proxy.transport import Line
 from tproxy.proxy.wait import readable, send_all, writable
 
 Callback = Callable[[], None]
@@ -27,6 +28,7 @@ class Reactor:
 
     def __init__(self) -> None:
         self.buffers = Buffers()
+        self.lines = set[Line]()  # whose sockets are open
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
@@ -34,13 +36,22 @@ class Reactor:
         asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._serve)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Watch nothing any more; what lingers goes."""
+        for line in list(self.lines):
+            line.release()
         asyncio.get_running_loop().remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def join(self, down: Leg, up: Leg) -> Pair:
         """The two directions between two legs, not started yet."""
         return Pair(down, up, self)
+
+    def attach(self, leg: Leg, protocol: asyncio.Protocol, told: object = None) -> Line:
+        """The leg is the protocol's from now on, through a transport."""
+        line = Line(self, leg, protocol, told)
+        self.lines.add(line)
+        line.start()
+        return line
 
     async def readable(self, sock: socket.socket) -> None:
         """Until there is something to read, an end, or an error."""

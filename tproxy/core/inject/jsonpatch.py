@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 Operation: TypeAlias = dict[str, Any]
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 def pointer(parts: Iterable[str | int]) -> str:
@@ -29,10 +30,10 @@ def _diff(old: Any, new: Any, at: str) -> Iterator[Operation]:
     if isinstance(old, dict) and isinstance(new, dict):
         yield from ({"op": "remove", "path": at + pointer([key])} for key in old if key not in new)
         for key, value in new.items():
-            if key in old:
-                yield from _diff(old[key], value, at + pointer([key]))
-            else:
+            if key not in old:
                 yield {"op": "add", "path": at + pointer([key]), "value": value}
+            elif old[key] is not value:  # ``copied`` shares texts, and most of a pod is texts
+                yield from _diff(old[key], value, at + pointer([key]))
     elif isinstance(old, list) and isinstance(new, list):
         yield from _lists(old, new, at)
     elif not same(old, new):
@@ -44,15 +45,16 @@ def _lists(old: list[Any], new: list[Any], at: str) -> Iterator[Operation]:
     if before is None or after is None:
         yield from _unnamed(old, new, at)
         return
-    if [name for name in before if name in after] != [name for name in after if name in before]:
+    places, stays = {name: index for index, name in enumerate(before)}, set(after)
+    if [name for name in before if name in stays] != [name for name in after if name in places]:
         yield {"op": "replace", "path": at, "value": new}  # in another order
         return
     for index in reversed(range(len(old))):
-        if before[index] not in after:
+        if before[index] not in stays:
             yield {"op": "remove", "path": f"{at}/{index}"}
     for index, item in enumerate(new):
-        if after[index] in before:
-            yield from _diff(old[before.index(after[index])], item, f"{at}/{index}")
+        if after[index] in places:
+            yield from _diff(old[places[after[index]]], item, f"{at}/{index}")
         else:
             yield {"op": "add", "path": f"{at}/{index}", "value": item}
 
@@ -86,7 +88,7 @@ def same(one: Any, other: Any) -> bool:
 def copied(value: Any) -> Any:
     """A copy in which nothing is shared, as after a journey through JSON, so that a change has one place."""
     if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
+        return {key: item if item.__class__ in _SCALARS else copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ tproxy.core.fields.ConfigError: pod web: spec.containers[0].name: 3: expected te
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from tproxy.core.fields import ConfigError
 
@@ -52,26 +52,41 @@ POD = {
 
 def check(pod: object, where: str) -> None:
     """ConfigError names the first part that is not what it should be."""
-    _check(pod, POD, where, "")
+    if fault := _fault(pod, POD):
+        steps, why, value = fault
+        raise ConfigError(where, "".join(reversed(steps)).removeprefix("."), why, value)
 
 
-def _check(value: Any, shape: Any, where: str, path: str) -> None:
+_Fault: TypeAlias = tuple[list[str], str, Any]  # the way there, backwards; what was expected; what was found
+
+
+def _fault(value: Any, shape: Any) -> _Fault | None:
+    """Paths are made when there is a fault: a huge pod has thousands of parts, and none is wrong."""
     if isinstance(shape, dict):
-        if not isinstance(value, Mapping):
-            raise ConfigError(where, path, "expected a mapping (key: value)", value)
-        for key, item in value.items():
-            inner = shape.get("*") or shape.get(key)
-            if inner is not None and (item is not None or "*" in shape):
-                _check(item, inner, where, f"{path}.{key}" if path else str(key))
-    elif isinstance(shape, list):
+        return _in_mapping(value, shape)
+    if isinstance(shape, list):
         if not isinstance(value, list):
-            raise ConfigError(where, path, "expected a list", value)
+            return [], "expected a list", value
         for index, item in enumerate(value):
-            _check(item, shape[0], where, f"{path}[{index}]")
-    else:
-        _check_scalar(value, shape if isinstance(shape, tuple) else (shape,), where, path)
+            if fault := _fault(item, shape[0]):
+                fault[0].append(f"[{index}]")
+                return fault
+        return None
+    types = shape if isinstance(shape, tuple) else (shape,)
+    if isinstance(value, types) and (not isinstance(value, bool) or bool in types):
+        return None
+    return [], f"expected {' or '.join(_WORDS[one] for one in types)}", value
 
 
-def _check_scalar(value: Any, types: tuple[type, ...], where: str, path: str) -> None:
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise ConfigError(where, path, f"expected {' or '.join(_WORDS[one] for one in types)}", value)
+def _in_mapping(value: Any, shape: Mapping[str, Any]) -> _Fault | None:
+    if not isinstance(value, Mapping):
+        return [], "expected a mapping (key: value)", value
+    any_key = shape.get("*")
+    for key, item in value.items():
+        inner = any_key or shape.get(key)
+        if inner is None or item.__class__ is inner or (item is None and any_key is None):
+            continue
+        if fault := _fault(item, inner):
+            fault[0].append(f".{key}")
+            return fault
+    return None

@@ -8,45 +8,53 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
-from tproxy.core.reason import Deny, Reason
+from tproxy.core.http_facts import host_of
+from tproxy.core.reason import Deny
 from tproxy.core.routes import Backend, BackendTls
 from tproxy.gateway.http.h1_client import H1Client
+from tproxy.gateway.http.h2_client import H2Client
+from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Dial, Pool
 from tproxy.gateway.http.stream import Client
 from tproxy.gateway.http.wheel import Wheel
-from tproxy.kernel.sock import reset_on_close
-from tproxy.proxy.compiled import AnyReactor
+from tproxy.gateway.tls import Means, begin
+from tproxy.kernel.sock import abort, reset_on_close
 from tproxy.proxy.side import reach
 
-Key = tuple[Endpoint, BackendTls | None]
+Key = tuple[Endpoint, BackendTls | None, bool, str]
+H2_LIMITS = H2Limits()
 
 
 @dataclass(slots=True)
 class Backends:
     """All pools of a gateway. Two backends that mean the same endpoint in the same manner share one."""
 
-    reactor: Callable[[], AnyReactor]
+    means: Callable[[], Means]
     wheel: Wheel
     limits: Limits
     _pools: dict[Key, Pool] = field(default_factory=dict)
-    _known: dict[int, tuple[Backend, dict[Endpoint, Pool]]] = field(default_factory=dict)  # by id, for speed
+    _known: dict[int, tuple[Backend, dict[tuple[Endpoint, str], Pool]]] = field(
+        default_factory=dict
+    )  # by id, for speed
 
-    def pool(self, backend: Backend, endpoint: Endpoint) -> Pool:
-        """The one for an endpoint of this backend."""
+    def pool(self, backend: Backend, endpoint: Endpoint, authority: str) -> Pool:
+        """The one for an endpoint of this backend; where TLS asks for the request's host, the one for that host."""
+        host = "" if backend.tls is None or backend.tls.sni else host_of(authority)
         known = self._known.get(id(backend))
         if known is None:
             known = self._known[id(backend)] = (backend, {})
-        pool = known[1].get(endpoint)
+        pool = known[1].get((endpoint, host))
         if pool is None:
-            pool = known[1][endpoint] = self._shared(backend, endpoint)
+            pool = known[1][endpoint, host] = self._shared(backend, endpoint, host)
         return pool
 
-    def _shared(self, backend: Backend, endpoint: Endpoint) -> Pool:
-        key = (endpoint, backend.tls)
+    def _shared(self, backend: Backend, endpoint: Endpoint, host: str) -> Pool:
+        key = (endpoint, backend.tls, backend.http2, host)
         if key not in self._pools:
+            each = H2_LIMITS.streams if backend.http2 else 1
             self._pools[key] = Pool(
-                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint), self.wheel, self.limits
+                f"{backend.name} at {endpoint}", self._dialler(backend, endpoint, host), self.wheel, self.limits, each
             )
         return self._pools[key]
 
@@ -60,19 +68,27 @@ class Backends:
         for pool in self._pools.values():
             pool.close()
 
-    def _dialler(self, backend: Backend, endpoint: Endpoint) -> Dial:
+    def _dialler(self, backend: Backend, endpoint: Endpoint, host: str) -> Dial:
         async def dial(pool: Pool) -> Client | Deny:
-            sock = await reach(endpoint, 0, self.limits.connect, self.reactor())
-            return sock if isinstance(sock, Deny) else await self._client(sock, backend, pool)
+            sock = await reach(endpoint, 0, self.limits.connect, self.means().reactor)
+            return sock if isinstance(sock, Deny) else await self._client(sock, backend, host, pool)
 
         return dial
 
-    async def _client(self, sock: socket.socket, backend: Backend, pool: Pool) -> Client | Deny:
+    async def _client(self, sock: socket.socket, backend: Backend, host: str, pool: Pool) -> Client | Deny:
+        made: H1Client | H2Client
+        if backend.http2:
+            made = H2Client(H2_LIMITS, pool.freed, pool.closed)
+        else:
+            made = H1Client(self.limits.congested, pool.freed, pool.closed)
         if backend.tls is not None:
-            sock.close()
-            return Deny(Reason.NOT_CARRIED, f"{backend.name} wants TLS {backend.tls.mode} from us")
+            alpn = ("h2",) if backend.http2 else ("http/1.1",)
+            line = await begin(sock, backend.tls, lambda _: made, self.means(), host, alpn)
+            if isinstance(line, Deny):
+                abort(sock)
+                return Deny(line.reason, f"TLS to {backend.name}: {line.why}")
+            return made
         reset_on_close(sock, False)
         loop = asyncio.get_running_loop()
-        made = H1Client(self.limits.congested, pool.freed, pool.closed)
         await loop.create_connection(lambda: made, sock=sock)
         return made

@@ -18,7 +18,7 @@ from tproxy.gateway.http.stream import Sink, Stream
 
 def accept(engine: Engine, table: HttpTable, caller: Caller, stream: Stream, head: Head, end: bool) -> Sink:
     """Begin what the plan says."""
-    done = Done(head, caller, engine.clock(), 0.0)
+    done = Done(head, caller, engine.clock())
     match plan(table, head, caller, random.random, new_id):
         case Answer() as answer:
             return Local(engine, stream, answer, done)

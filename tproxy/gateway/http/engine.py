@@ -15,25 +15,23 @@ from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.wheel import Wheel
 
 
-@dataclass(slots=True)
 class Done:
-    """What is known of a request at its end."""
+    """What is known of a request at its end. A plain class: made for each request, and most of it stays as it is."""
 
-    head: Head
-    caller: Caller
-    began: float
-    ended: float
-    status: int = 0
-    flags: str = ""
-    why: str = ""
-    rule: str = ""
+    ended = 0.0
+    status = 0
+    flags = ""
+    why = ""
+    rule = ""
     backend: Backend | None = None
     endpoint: Endpoint | None = None
-    sent: Head | None = None
-    received_bytes: int = 0
-    sent_bytes: int = 0
-    service_time: int = -1  # milliseconds until the backend's first byte
-    tries: int = 0
+    received_bytes = 0
+    sent_bytes = 0
+    service_time = -1  # milliseconds until the backend's first byte
+    tries = 0
+
+    def __init__(self, head: Head, caller: Caller, began: float) -> None:
+        self.head, self.caller, self.began = head, caller, began
 
 
 @dataclass(slots=True)
@@ -42,7 +40,7 @@ class Engine:
 
     wheel: Wheel
     limits: Limits
-    pool: Callable[[Backend, Endpoint], Pool]
+    pool: Callable[[Backend, Endpoint, str], Pool]  # the authority, too
     clock: Callable[[], float]
     done: Callable[[Done], None]
 

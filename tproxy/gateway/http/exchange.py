@@ -18,7 +18,7 @@ from tproxy.gateway.http.attempt import Attempt
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
-from tproxy.gateway.http.mirror import Shadow
+from tproxy.gateway.http.mirror import shadows
 from tproxy.gateway.http.stream import Broken, Reset, Stream
 from tproxy.gateway.http.wheel import Timer
 
@@ -59,11 +59,7 @@ class Exchange:
         self._left = forward.retry.attempts if forward.retry is not None else 0
         self._attempt: Attempt | None = None
         self._timer: Timer | None = None
-        self._mirrors = [
-            Shadow(head, end, engine.pool(backend, random.choice(backend.endpoints)), engine.limits.buffer)
-            for backend, head in forward.mirrors
-            if backend.endpoints
-        ]
+        self._mirrors = shadows(engine, forward.mirrors, end) if forward.mirrors else ()
         done.rule, done.backend = forward.rule.name, forward.backend
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
@@ -128,7 +124,7 @@ class Exchange:
         self._tried.append(endpoint)
         self._done.endpoint = endpoint
         self._done.tries += 1
-        self._attempt = attempt = Attempt(self, engine.pool(backend, endpoint))
+        self._attempt = attempt = Attempt(self, engine.pool(backend, endpoint, self._plan.head.authority))
         if (seconds := failures.per_try(self._plan.timeouts, self._plan.retry)) is not None:
             attempt.timer = Timer(attempt.late)
             engine.wheel.arm(attempt.timer, seconds)
@@ -293,5 +289,6 @@ class Exchange:
             self.engine.wheel.stop(self._timer)
         if self._attempt is not None:
             self._attempt.unwatch()
+            self._attempt = None
         done.ended, done.received_bytes = self.engine.clock(), self._body
         self.engine.done(done)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tproxy.core.http import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
-from tproxy.gateway.http.stream import Broken, Reset, Sink
+from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 
 if TYPE_CHECKING:
     from tproxy.gateway.http.h1_server import H1Server
@@ -35,7 +35,7 @@ class ServerStream:
 
     def __init__(self, conn: H1Server, method: str, keep: bool) -> None:
         self._conn, self.method, self.keep = conn, method, keep
-        self.sink: Sink
+        self.sink: Sink = NOBODY
         self.begun = self.raw = self.read_end = self.write_end = self.upgrading = False
         self._chunked, self._left = False, -1  # bytes that the head promised, -1: not said
 
@@ -55,11 +55,11 @@ class ServerStream:
         if lines is None:
             self.reset(Reset(Broken.MALFORMED, "a header of the response has a line break"))
             return
-        conn.write(lines)
-        if self.raw:
-            conn.work()
-        elif end:
-            self._end()
+        if end or self.raw:
+            conn.write(lines)
+            conn.work() if self.raw else self._end()
+        else:
+            conn.write_later(lines)
 
     def _framing(self, reply: Reply, end: bool) -> str:
         """The lines that say where the body ends and what becomes of the connection."""
@@ -111,6 +111,7 @@ class ServerStream:
             conn.write(lines)
         elif self.raw:
             self.write_end = True
+            conn.flush()
             if self.read_end:
                 conn.finished(self)
             elif conn.transport.can_write_eof():
@@ -123,13 +124,14 @@ class ServerStream:
 
     def _end(self) -> None:
         self.write_end = True
+        self._conn.flush()
         self._conn.finished(self)
 
     def reset(self, reset: Reset) -> None:
         """A response that cannot be completed ends the connection, so that nobody takes it for whole."""
         conn = self._conn
         if conn.stream is self:
-            conn.stream = None
+            conn.stream, self.sink = None, NOBODY
             conn.over = reset.why or reset.kind.name
             conn.wheel.rest(conn.timer)
             conn.transport.abort()

@@ -10,7 +10,7 @@ from tproxy.core.http import Headers, Reply
 from tproxy.gateway.http.h1_ask import ClientStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length, UntilClose
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, Response, response_head
-from tproxy.gateway.http.stream import Broken, Reset, Sink
+from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 
 _INTERIM = 16  # 1xx responses before a final one
 
@@ -187,7 +187,7 @@ class H1Client(asyncio.Protocol):
             if stream.raw:
                 return
             stream.keep = False  # answered before all was asked
-        self.stream = None
+        self.stream, stream.sink = None, NOBODY
         if self._held:
             self.brake(False)
         if stream.keep and not self._closing and not self._buffer and not self.transport.is_closing():

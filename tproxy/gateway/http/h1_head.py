@@ -22,10 +22,10 @@ COUNT_LIMIT = 100  # headers, as Envoy's max_headers_count
 BLANK = b"\r\n\r\n"
 # RFC 9110, 7.6.1: of one connection. Expect is answered here; what becomes of TE is said below.
 _HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te", b"http2-settings")
+    ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "http2-settings")
 )
-_SPECIAL = _HOP | {b"host", b"content-length", b"expect"}
-_KEPT = frozenset(("host", "content-length"))  # a Connection header may not take them away
+_SPECIAL = _HOP | {"host", "content-length", "expect"}
+_KEPT = frozenset(("host", "content-length", "te", "close", "keep-alive", "upgrade"))  # are no headers to take away
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(:[0-9]{0,5})?")
 _ABSOLUTE = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE)
 
@@ -59,36 +59,44 @@ class Response:
 
 
 class _Fields:
-    """What llhttp calls back with."""
+    """What llhttp calls back with, and what the fields of the connection say together."""
 
-    __slots__ = ("count", "headers", "special", "target")
+    __slots__ = ("close", "count", "expect", "headers", "host", "length", "options", "special", "target", "upgrade")
 
     def __init__(self) -> None:
         self.count, self.target = 0, b""
         self.headers: Headers = []
-        self.special: list[tuple[bytes, bytes]] = []
+        self.special: list[tuple[str, bytes]] = []
+        self.host: list[bytes] = []
+        self.length = -2  # -1: chunked, -2: not said
+        self.close = False
+        self.expect = b""
+        self.options: list[str] = []
+        self.upgrade = ""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
         self.count += 1
-        if name in _SPECIAL:
-            self.special.append((name, value.strip(b" \t")))
+        known = _NAMES.get(name) or _learned(name)
+        if known in _SPECIAL:
+            self.special.append((known, value.strip(b" \t")))
         else:
-            self.headers.append((name.decode(), value.decode("latin-1").strip(" \t")))
+            self.headers.append((known, value.decode("latin-1").strip(" \t")))
 
 
-@dataclass(slots=True)
-class _Framing:
-    """What the special fields say together."""
+_NAMES: dict[bytes, str] = {}  # header names as they come, to lower case
 
-    host: list[bytes]
-    length: int = -2
-    close: bool = False
-    upgrade: str = ""
-    expect: bytes = b""
+
+def _learned(name: bytes) -> str:
+    """Few names are in use; a client that invents more makes us forget."""
+    if len(_NAMES) >= 1024:
+        _NAMES.clear()
+    made = name.lower().decode()
+    if len(name) <= 64:
+        _NAMES[name] = made
+    return made
 
 
 def request_head(raw: bytes, scheme: str) -> Request | Refusal:
@@ -111,26 +119,25 @@ def request_head(raw: bytes, scheme: str) -> Request | Refusal:
     method = parser.get_method().decode()
     if method == "CONNECT":
         return Refusal(405, "CONNECT")
-    if parser.get_http_version() != "1.1":
-        return Refusal(426, f"HTTP/{parser.get_http_version()}")
-    framing = _framing(fields)
-    if isinstance(framing, Refusal):
-        return framing
-    if framing.expect and framing.expect.lower() != b"100-continue":
+    if (version := parser.get_http_version()) != "1.1":
+        return Refusal(426 if version < "1.1" else 505, f"HTTP/{version}")
+    if (refused := _framing(fields)) is not None:
+        return refused
+    if fields.expect and fields.expect.lower() != b"100-continue":
         return Refusal(417, "an expectation other than 100-continue")
-    head = _request(method, scheme, fields, framing)
+    head = _request(method, scheme, fields)
     if isinstance(head, Refusal):
         return head
-    length = max(framing.length, 0) if framing.length != -1 else -1
+    length = 0 if fields.length == -2 else fields.length
     if head.upgrade and length:
         return Refusal(400, "a body before an upgrade")
-    return Request(head, length, not framing.close, bool(framing.expect) and length != 0)
+    return Request(head, length, not fields.close, length != 0 and fields.expect != b"")
 
 
-def _request(method: str, scheme: str, fields: _Fields, framing: _Framing) -> Head | Refusal:
-    if len(framing.host) != 1:
-        return Refusal(400, "no Host header" if not framing.host else "two Host headers")
-    authority, target = framing.host[0].decode("latin-1"), fields.target.decode("latin-1")
+def _request(method: str, scheme: str, fields: _Fields) -> Head | Refusal:
+    if len(fields.host) != 1:
+        return Refusal(400, "no Host header" if not fields.host else "two Host headers")
+    authority, target = fields.host[0].decode("latin-1"), fields.target.decode("latin-1")
     if not _AUTHORITY.fullmatch(authority):
         return Refusal(400, "Host is malformed")
     if not target.startswith("/"):
@@ -143,7 +150,7 @@ def _request(method: str, scheme: str, fields: _Fields, framing: _Framing) -> He
             return Refusal(400, "the target is neither a path nor a URL")
     if "#" in target:
         return Refusal(400, "the target has a fragment")
-    upgrade = "websocket" if framing.upgrade.lower() == "websocket" and method == "GET" else ""
+    upgrade = "websocket" if fields.upgrade.lower() == "websocket" and method == "GET" else ""
     return Head(method, scheme, authority, target, fields.headers, "HTTP/1.1", upgrade)
 
 
@@ -159,62 +166,59 @@ def response_head(raw: bytes) -> Response | str:
         return str(error)
     if fields.count > COUNT_LIMIT:
         return f"{fields.count} headers"
-    framing, status = _framing(fields), parser.get_status_code()
-    if isinstance(framing, Refusal):
-        return framing.why
+    refused, status = _framing(fields), parser.get_status_code()
+    if refused is not None:
+        return refused.why
     if not 100 <= status <= 599:
         return f"the status is {status}"
     old = parser.get_http_version() == "1.0"
-    if old and framing.length == -1:
+    if old and fields.length == -1:
         return "chunked in HTTP/1.0"
-    keep = not framing.close and not old
-    return Response(Reply(status, fields.headers), framing.length, keep, framing.upgrade.lower())
+    keep = not fields.close and not old
+    return Response(Reply(status, fields.headers), fields.length, keep, fields.upgrade.lower())
 
 
-def _framing(fields: _Fields) -> _Framing | Refusal:
+def _framing(fields: _Fields) -> Refusal | None:
     """How long the body is and what becomes of the connection. Fields of one connection are left out of the headers."""
-    found = _Framing([])
-    options = list[str]()
     upgrade = ""
     for name, value in fields.special:
-        match name:
-            case b"host":
-                found.host.append(value)
-            case b"content-length" | b"transfer-encoding":
-                if found.length != -2:
-                    return Refusal(400, "Content-Length or Transfer-Encoding twice, or both")
-                if (why := _length(found, name, value, fields)) is not None:
-                    return Refusal(400, why)
-            case b"connection":
-                options += [option.strip(" \t").lower() for option in value.decode("latin-1").split(",")]
-            case b"upgrade":
-                upgrade = value.decode("latin-1")
-            case b"expect":
-                found.expect = value
-            case b"te" if any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b",")):
-                fields.headers.append(("te", "trailers"))
-    if options:
-        found.close = "close" in options
-        found.upgrade = upgrade if "upgrade" in options else ""
-        _drop(fields, options)
-    return found
-
-
-def _length(found: _Framing, name: bytes, value: bytes, fields: _Fields) -> str | None:
-    if name == b"transfer-encoding":
-        found.length = -1
-        return None if value.lower() == b"chunked" else "Transfer-Encoding is not chunked"
-    if not value.isdigit() or len(value) > 18:
-        return "Content-Length is not a number"
-    found.length = int(value)
-    fields.headers.append(("content-length", str(found.length)))
+        if name == "host":
+            fields.host.append(value)
+        elif name in {"content-length", "transfer-encoding"}:
+            if fields.length != -2:
+                return Refusal(400, "Content-Length or Transfer-Encoding twice, or both")
+            if (why := _length(fields, name, value)) is not None:
+                return Refusal(400, why)
+        elif name == "connection":
+            fields.options += [option.strip(" \t").lower() for option in value.decode("latin-1").split(",")]
+        elif name == "upgrade":
+            upgrade = value.decode("latin-1")
+        elif name == "expect":
+            fields.expect = value
+        elif name == "te" and any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b",")):
+            fields.headers.append(("te", "trailers"))
+    if fields.options:
+        fields.close = "close" in fields.options
+        fields.upgrade = upgrade if "upgrade" in fields.options else ""
+        _drop(fields)
     return None
 
 
-def _drop(fields: _Fields, options: list[str]) -> None:
+def _length(fields: _Fields, name: str, value: bytes) -> str | None:
+    if name == "transfer-encoding":
+        fields.length = -1
+        return None if value.lower() == b"chunked" else "Transfer-Encoding is not chunked"
+    if not value.isdigit() or len(value) > 18:
+        return "Content-Length is not a number"
+    fields.length = int(value)
+    fields.headers.append(("content-length", str(fields.length)))
+    return None
+
+
+def _drop(fields: _Fields) -> None:
     """What Connection names belongs to the connection, except what says where the message goes and where it ends."""
-    gone = {option for option in options if option not in _KEPT and option != "te"}
-    if any(name in gone for name, _ in fields.headers):
+    gone = {option for option in fields.options if option not in _KEPT}
+    if gone:
         fields.headers[:] = [pair for pair in fields.headers if pair[0] not in gone]
 
 

@@ -14,10 +14,11 @@ from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, request_head
 from tproxy.gateway.http.limits import Limits
-from tproxy.gateway.http.stream import Accept, Broken, Reset
+from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
 _PIPELINED = 2  # why reading is paused: the next request came too early
+_SMALL = 16 * 1024  # bytes that are worth copying to save a packet
 _LINGERED = 256 * 1024  # bytes that are thrown away after our last words
 
 
@@ -41,6 +42,8 @@ class H1Server(asyncio.Protocol):
         self.stream: ServerStream | None = None
         self.timer = Timer(self._expired)
         self._buffer, self._scanned, self._blanks = b"", 0, 0
+        self._out: list[bytes] = []  # one packet
+        self._loop = asyncio.get_running_loop()
         self._body: Body | None = None  # of the request being read
         self._paused = 0
         self.over: str = ""  # why nothing more is read
@@ -138,7 +141,9 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(414, "the request line is too long"))
         elif len(buffer) > HEAD_LIMIT:
             self._refuse(Refusal(431, "the head is too long"))
-        elif buffer and not 65 <= buffer[0] <= 90:  # no method begins so: TLS, or what was left of something else
+        elif (
+            buffer and buffer != b"\r" and not 65 <= buffer[0] <= 90
+        ):  # no method begins so: TLS, or what was left of something else
             self._refuse(Refusal(400, "what came is not HTTP"))
         elif self.timer.when - self.wheel.now > self.limits.head:
             self.wheel.arm(self.timer, self.limits.head)
@@ -151,7 +156,9 @@ class H1Server(asyncio.Protocol):
         stream.upgrading = bool(head.upgrade)
         stream.read_end = not request.length and not stream.upgrading
         self._watch()
-        stream.sink = self.accept(stream, head, stream.read_end)
+        sink = self.accept(stream, head, stream.read_end)
+        if self.stream is stream:
+            stream.sink = sink
         if request.expects and self.stream is stream and not stream.begun:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -191,6 +198,7 @@ class H1Server(asyncio.Protocol):
         """One direction of it has ended: perhaps that was the second."""
         if self.stream is not stream or not stream.write_end:
             return
+        stream.sink = NOBODY
         if not stream.read_end:  # answered before it was read: the rest is not wanted
             self.stream = None
             self._close("answered early")
@@ -203,7 +211,7 @@ class H1Server(asyncio.Protocol):
         if self._paused:
             self.pause(HOLD | _PIPELINED, False)
         if self._buffer:
-            asyncio.get_running_loop().call_soon(self.work)
+            self._loop.call_soon(self.work)
 
     def drain(self) -> None:
         """No request after the one at hand."""
@@ -222,6 +230,7 @@ class H1Server(asyncio.Protocol):
     def _close(self, why: str) -> None:
         """End our direction; with ``why`` bytes may be coming that would turn our last words into a reset."""
         self._body, self._buffer = None, b""
+        self.flush()
         self.over = why or "done"
         if not why or not self.transport.can_write_eof():
             self.transport.close()
@@ -255,6 +264,24 @@ class H1Server(asyncio.Protocol):
             self._close("")
 
     def write(self, data: bytes) -> None:
-        """Hand over to the transport, which sends once a turn of the loop."""
+        """Send, behind what waits."""
         self.sent += len(data)
-        self.transport.write(data)
+        if self._out:
+            self._out.append(data)
+            if len(data) > _SMALL:
+                self.flush()
+        else:
+            self.transport.write(data)
+
+    def write_later(self, data: bytes) -> None:
+        """Send with what follows in this turn of the loop: a head and its body are one packet."""
+        self.sent += len(data)
+        if not self._out:
+            self._loop.call_soon(self.flush)
+        self._out.append(data)
+
+    def flush(self) -> None:
+        """What waits goes now."""
+        if self._out:
+            self.transport.write(b"".join(self._out))
+            self._out.clear()

@@ -20,6 +20,8 @@ from tproxy.gateway.http.h2_stream import H2Stream
 
 DECODED = 4  # times header_list: a list up to this is decoded and refused, a larger one ends the connection
 
+BLOCK = 2  # times header_list: a block up to this is decoded
+
 
 class Connection(Sending):
     """What both roles do with what they read."""
@@ -211,7 +213,7 @@ class Connection(Sending):
             raise Fault(Code.PROTOCOL_ERROR, f"CONTINUATION on stream {number}, of which no header block is open")
         self._block.append(payload)
         self._block_size += len(payload)
-        if len(self._block) > self.limits.header_frames or self._block_size > self.limits.header_list:
+        if len(self._block) > self.limits.header_frames or self._block_size > BLOCK * self.limits.header_list:
             raise Fault(
                 Code.ENHANCE_YOUR_CALM, f"a header block of {len(self._block)} frames, {self._block_size} bytes"
             )

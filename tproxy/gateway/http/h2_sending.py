@@ -12,7 +12,7 @@ from tproxy.gateway.http import h2_frames as f
 from tproxy.gateway.http.h2_frames import Code, Fault
 from tproxy.gateway.http.h2_hpack import Encoder
 from tproxy.gateway.http.h2_limits import Budget, Limits
-from tproxy.gateway.http.h2_stream import H2Stream
+from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset
 
 REMEMBERED = 1000  # streams that we have reset, for which frames may still be under way
@@ -32,6 +32,7 @@ class Sending:
         self.closing = False
         self.paused = False  # the transport holds as much as it may
         self.encoder = Encoder()
+        self.waiting = 0  # bytes of all bodies
         self.window = f.WINDOW  # bytes that the peer lets us send,
         self.initial_window = f.WINDOW  # and at first on each stream
         self.grant = limits.window  # bytes that the peer may send
@@ -88,6 +89,15 @@ class Sending:
         """Something waits to be sent."""
         self._ready[stream] = None
         self.wake()
+        if not stream.brake and stream.waiting > self.limits.resumed and stream.sink is not NOBODY:
+            self._slow(stream)
+
+    def _slow(self, stream: H2Stream) -> None:
+        """Brake a stream of which too much would wait after the next write, or some of it, when all have too much."""
+        left = stream.waiting - (0 if self.paused else max(0, min(stream.window, self.window)))
+        if left > self.limits.waiting or (left > 0 and self.waiting > self.limits.window):
+            stream.brake = True
+            stream.sink.congested(True)
 
     def block(self, stream: H2Stream, block: bytes, end: bool) -> None:
         """Send a header block."""
@@ -112,13 +122,12 @@ class Sending:
         """Tell sinks whose stream waits for too much, or no more."""
         touched, self._touched = self._touched, []
         for stream in touched:
-            if stream.brake:
-                if stream.waiting <= self.limits.resumed:
-                    stream.brake = False
-                    stream.sink.congested(False)
-            elif stream.waiting > self.limits.waiting and not stream.gone:
-                stream.brake = True
-                stream.sink.congested(True)
+            if not stream.brake:
+                if stream.waiting:
+                    self._slow(stream)
+            elif stream.waiting <= self.limits.resumed and (not stream.waiting or self.waiting <= self.limits.window):
+                stream.brake = False
+                stream.sink.congested(False)
 
     def _emit_one(self, stream: H2Stream) -> int:
         """A frame of DATA, or what comes after the last one; the bytes of the body in it."""
@@ -133,6 +142,7 @@ class Sending:
                 return 0
             chunk = stream.take(room)
             size = len(chunk)
+            self.waiting -= size
             stream.since = 0.0
             stream.window -= size
             self.window -= size
@@ -198,6 +208,7 @@ class Sending:
     def finish(self, stream: H2Stream) -> None:
         stream.gone = True
         stream.chunks.clear()
+        self.waiting -= stream.waiting
         stream.waiting = 0
         del self.streams[stream.number]
         self._ready.pop(stream, None)

@@ -18,6 +18,7 @@ from tproxy.gateway.http.stream import Accept, Broken, Reset
 
 BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
 PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
+EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
 KEY = "sec-websocket-key"
 
 
@@ -121,6 +122,8 @@ class H2Server(Codec):
         self.frames.earn(PER_STREAM)
         self.look()
         stream.sink = self._accept(stream, head, end)
+        if stream.gone and stream.sent and not end:
+            stream.sink.reset(EARLY)
         if asked.expects and not end and not stream.had_head and not stream.gone:
             self.block(stream, self.encoder.encode([(":status", "100")]), False)
 
@@ -161,7 +164,7 @@ class H2Server(Codec):
     def on_sent(self, stream: H2Stream) -> None:
         """The answer is complete before the request: the rest of that is not wanted (8.1)."""
         self.reset_stream(stream, Code.NO_ERROR)
-        stream.sink.reset(Reset(Broken.CLOSED, "answered before the request was complete"))
+        stream.sink.reset(EARLY)
 
     def give_up(self, stream: H2Stream, reset: Reset) -> None:
         code = {Broken.UNPROCESSED: Code.REFUSED_STREAM, Broken.OVERLOAD: Code.ENHANCE_YOUR_CALM}

@@ -12,6 +12,8 @@ from tproxy.gateway.http.stream import Reset, Sink
 class Wire(Protocol):
     """What a stream asks of its connection."""
 
+    waiting: int  # bytes of all its streams
+
     def send_head(self, stream: H2Stream, head: Head | Reply, end: bool) -> None:
         """HEADERS, now."""
 
@@ -23,6 +25,23 @@ class Wire(Protocol):
 
     def read(self, stream: H2Stream, size: int) -> None:
         """So many bytes of a body were taken; the peer may send as many more."""
+
+
+class Nobody:
+    """The sink until there is one; within ``Accept``."""
+
+    def head(self, reply: Reply, end: bool) -> None: ...
+
+    def data(self, data: bytes) -> None: ...
+
+    def end(self, trailers: Headers) -> None: ...
+
+    def reset(self, reset: Reset) -> None: ...
+
+    def congested(self, on: bool) -> None: ...
+
+
+NOBODY = Nobody()
 
 
 class H2Stream:
@@ -39,7 +58,7 @@ class H2Stream:
     def __init__(self, wire: Wire, number: int, window: int, grant: int) -> None:
         self.wire = wire
         self.number = number
-        self.sink: Sink
+        self.sink: Sink = NOBODY
         # what we send
         self.window = window  # bytes that the peer lets us send; below 0 after it lowered its initial window (6.9.2)
         self.chunks: deque[bytes] = deque()
@@ -74,6 +93,7 @@ class H2Stream:
         if data and not self.gone and not self.ending:
             self.chunks.append(data)
             self.waiting += len(data)
+            self.wire.waiting += len(data)
             self.wire.want(self)
 
     def end(self, trailers: Headers | None = None) -> None:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import random
+from typing import TypeAlias
+
 from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.routes import Backend
+from tproxy.gateway.http.engine import Engine
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.stream import Broken, Client, Reset, Stream
+
+Mirrors: TypeAlias = tuple[tuple[Backend, Head], ...]
+
+
+def shadows(engine: Engine, mirrors: Mirrors, end: bool) -> tuple[Shadow, ...]:
+    """One for each mirror that somebody stands behind."""
+    return tuple(
+        Shadow(head, end, engine.pool(backend, random.choice(backend.endpoints), head.authority), engine.limits.buffer)
+        for backend, head in mirrors
+        if backend.endpoints
+    )
 
 
 class Shadow:

@@ -37,8 +37,9 @@ _BROKEN = {Reason.CONNECT_TIMEOUT: Broken.TIMEOUT}
 class Pool:
     """Everything that is open towards one endpoint in one manner."""
 
-    def __init__(self, name: str, dial: Dial, wheel: Wheel, limits: Limits) -> None:
+    def __init__(self, name: str, dial: Dial, wheel: Wheel, limits: Limits, each: int = 1) -> None:
         self.name, self.dial, self.wheel, self.limits = name, dial, wheel, limits
+        self._each = each  # exchanges that one connection is expected to carry at once
         self.open = 0  # connections, those being dialled included
         self._dialling: set[asyncio.Task[None]] = set()
         self._free: dict[Client, float] = {}  # with room, and since when; the last is the freshest
@@ -61,7 +62,7 @@ class Pool:
             waiter.failed(Reset(Broken.OVERLOAD, f"{self.limits.waiting} requests wait for {self.name}"))
             return None
         self._waiting.append(waiter)
-        if self.open < self.limits.connections and len(self._dialling) < len(self._waiting):
+        if self.open < self.limits.connections and self._each * len(self._dialling) < len(self._waiting):
             self._start()
         return None
 
@@ -93,7 +94,7 @@ class Pool:
         self._all.discard(client)
         self._free.pop(client, None)
         self.open -= 1
-        if self._waiting and len(self._dialling) < len(self._waiting):
+        if self._waiting and self._each * len(self._dialling) < len(self._waiting):
             self._start()
 
     def close(self) -> None:

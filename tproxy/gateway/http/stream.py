@@ -76,6 +76,27 @@ class Sink(Protocol):
         """More than the limit is waiting to be sent on our side (True), or it has gone down again (False)."""
 
 
+class Nobody:
+    """The sink of a stream that is done: keeping its last one would make a circle that only the collector breaks."""
+
+    def head(self, reply: Reply, end: bool) -> None:
+        """Nothing."""
+
+    def data(self, data: bytes) -> None:
+        """Nothing."""
+
+    def end(self, trailers: Headers) -> None:
+        """Nothing."""
+
+    def reset(self, reset: Reset) -> None:
+        """Nothing."""
+
+    def congested(self, on: bool) -> None:
+        """Nothing."""
+
+
+NOBODY = Nobody()
+
 Accept: TypeAlias = Callable[[Stream, Head, bool], Sink]
 """What a server's codec calls for each request: its stream, its head, and whether that is all of it."""
 

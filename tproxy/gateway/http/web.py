@@ -11,8 +11,9 @@ from tproxy.gateway.http.backends import Backends
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.stream import Reset
 from tproxy.gateway.http.wheel import Wheel
-from tproxy.proxy.compiled import AnyReactor
+from tproxy.gateway.tls import Means
 
 
 class Open(Protocol):
@@ -35,6 +36,9 @@ class Web:
     def refused(self, refusal: Refusal) -> None:
         """Bytes that were no request."""
 
+    def refused_stream(self, reset: Reset) -> None:
+        """Frames that were no request."""
+
     def drain(self) -> None:
         """No request after those at hand, on any connection."""
         self.draining = True
@@ -42,11 +46,11 @@ class Web:
             conn.drain()
 
 
-def web(limits: Limits, reactor: Callable[[], AnyReactor]) -> Web:
+def web(limits: Limits, means: Callable[[], Means]) -> Web:
     """All of it."""
     loop = asyncio.get_running_loop()
     wheel = Wheel(loop)
-    backends = Backends(reactor, wheel, limits)
+    backends = Backends(means, wheel, limits)
     return Web(limits, backends, Engine(wheel, limits, backends.pool, loop.time, _done))
 
 

@@ -1,0 +1,84 @@
+"""What the documentation names is there: reasons, commands and their options, metrics, files, anchors."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tproxy.cli import parser
+from tproxy.core.reason import ADVICE, Reason
+
+HERE = Path(__file__).parents[1]
+PAGE = HERE / "docs/troubleshooting.md"
+PAGES = (PAGE, HERE / "README.md")
+SOURCE = "\n".join(path.read_text() for path in (HERE / "tproxy").rglob("*.py"))
+
+
+def row(reason: Reason) -> str:
+    return f"| `{reason.value}` | {ADVICE[reason]} |"
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_is_explained_on_the_page(reason: Reason) -> None:
+    assert row(reason) in PAGE.read_text().splitlines(), f"{PAGE.name}, 'all reasons', lacks:\n{row(reason)}"
+
+
+def test_the_page_explains_no_reason_that_there_is_not() -> None:
+    table = PAGE.read_text().partition("## all reasons")[2]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {reason.value for reason in Reason}
+    said = re.findall(r"\breason=(\w+)", PAGE.read_text())
+    assert set(said) <= {reason.value for reason in Reason}
+
+
+def verbs(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Each ``tproxy VERB ...`` in code, as words; what stands behind a pipe or a comment is another program's."""
+    code = re.findall(r"```.*?```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    for piece in code:
+        for found in re.findall(r"(?:^|[\s\"])tproxy (?!path:)([a-z][^\n|#]*)", piece):
+            yield found.split("  ")[0].split(";")[0].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_exists_with_its_options(page: Path) -> None:
+    known, seen = verbs(parser()), 0
+    for words in commands(page.read_text()):
+        verb = words[0].rstrip(":,.")
+        assert verb in known, f"{page.name}: tproxy {' '.join(words)}"
+        inner = known[verb]
+        for word in words[1:2]:
+            inner = verbs(inner).get(word, inner)
+        options = {option for action in inner._actions for option in action.option_strings}
+        options |= {option for action in known[verb]._actions for option in action.option_strings}
+        for word in words[1:]:
+            if word.startswith("-") and word != "-":
+                assert word.partition("=")[0] in options, f"{page.name}: tproxy {' '.join(words)}: {word}"
+        seen += 1
+    assert seen > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_metric_file_and_heading_that_is_named_is_there(page: Path) -> None:
+    text = page.read_text()
+    for metric in set(re.findall(r"\btproxy_[a-z_]+", text)) - {"tproxy_capture"}:
+        stem = re.sub(r"_(total|bucket|sum|count)$", "", metric)
+        parts = [stem, *(stem.replace(f"tproxy_{room}_", "") for room in ("directory", "cluster", "policies"))]
+        assert any(part in SOURCE for part in parts), metric
+    for name in re.findall(r"\b(?:manifests|docs|images|tests|pods)/[\w/.-]+\w", text):
+        assert (HERE / name).exists() or name.endswith(("...", "/")) or "/overlays/" in name, name
+    for where, anchor in re.findall(r"\]\(([\w/.]*)#([\w-]+)\)", text):
+        assert anchor in _anchors(page.parent / where if where else page), anchor
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

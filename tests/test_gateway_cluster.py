@@ -1,0 +1,291 @@
+"""``tproxy gateway run --kubernetes``: a real gateway follows an API server, serves, and writes statuses back."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.gateway import ENV, TPROXY, Gateway, Raw, free_port, listens
+from tests.gateway_cluster import GatewayCluster
+from tproxy.gateway.conditions import CONTROLLER, Conditions
+from tproxy.gateway.status_merge import merged
+from tproxy.world.process import Process, wait_for
+
+API = "gateway.networking.k8s.io/v1"
+CLASS = {
+    "apiVersion": API,
+    "kind": "GatewayClass",
+    "metadata": {"name": "tproxy"},
+    "spec": {"controllerName": CONTROLLER},
+}
+SELF = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "gateway", "namespace": "edge"},
+    "spec": {"ports": [{"port": 443}], "clusterIP": "10.0.0.7"},
+    "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}},
+}
+
+
+def gateway(port: int, name: str = "gw", klass: str = "tproxy", **listener: Any) -> dict[str, Any]:
+    one = {"name": "tcp", "protocol": "TCP", "port": port, **listener}
+    spec = {"gatewayClassName": klass, "listeners": [one]}
+    return {"apiVersion": API, "kind": "Gateway", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
+
+
+def route(name: str = "echo", to: str = "echo", **about: Any) -> dict[str, Any]:
+    spec = {"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": to, "port": 7}]}]}
+    meta = {"name": name, "namespace": "shop", **about}
+    return {"apiVersion": API, "kind": "TCPRoute", "metadata": meta, "spec": spec}
+
+
+def service(port: int, name: str = "echo") -> list[dict[str, Any]]:
+    meta = {"name": name, "namespace": "shop"}
+    labels = {"labels": {"kubernetes.io/service-name": name}}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [{"name": "e", "port": 7}]}},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**meta, **labels},
+            "addressType": "IPv4",
+            "ports": [{"name": "e", "port": port}],
+            "endpoints": [{"addresses": ["127.0.0.1"]}],
+        },
+    ]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[GatewayCluster]:
+    made = GatewayCluster(tmp_path, "grpcroutes.gateway.networking.k8s.io", "telemetries.telemetry.istio.io")
+    made.apply(CLASS)
+    made.apply(SELF)
+    yield made
+    made.stop()
+
+
+@contextmanager
+def following(cluster: GatewayCluster, folder: Path, *options: str, label: str = "one") -> Iterator[Gateway]:
+    """A gateway, ended afterwards."""
+    where = cluster.config
+    argv = [TPROXY, "gateway", "run", "--kubernetes", "--log-format", "json", "--drain", "1", "--metrics-port", "0"]
+    argv += ["--api-server", where["apiServer"], "--token-file", where["tokenFile"], "--ca-file", where["caFile"]]
+    argv += ["--publish-service", "edge/gateway", "--ready-port", "0", *options]
+    log = folder / f"{label}.log"
+    with log.open("wb") as out:
+        popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)
+    made = Gateway(folder, Process(popen, argv, log, "this machine"))
+    try:
+        made.said("reloaded: ports")
+        yield made
+        assert made.process.stop() == 0, made.process.tail()
+        assert "Traceback" not in log.read_text(), made.process.tail()
+    finally:
+        made.process.kill()
+
+
+def soon(condition: Any, what: str, gate: Gateway) -> None:
+    wait_for(condition, 15, what, gate.process)
+
+
+def test_what_is_applied_is_served_and_its_status_written_and_what_is_deleted_is_closed(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    """003-01, 003-05 and 003-10."""
+    port, backend = free_port(), Raw(echo=True)
+    with following(cluster, tmp_path) as gate:
+        gate.said("grpcroutes.gateway.networking.k8s.io: the cluster does not have this kind")
+        for one in (gateway(port), route(), *service(backend.port)):
+            cluster.apply(one)
+        soon(lambda: cluster.condition("TCPRoute", "shop/echo", "Accepted") == "True:Accepted", "the route", gate)
+        soon(lambda: cluster.condition("Gateway", "shop/gw", "Programmed") == "True:Programmed", "the Gateway", gate)
+        status = cluster.status("Gateway", "shop/gw")
+        assert status["addresses"] == [{"type": "IPAddress", "value": "203.0.113.7"}]
+        assert cluster.condition("GatewayClass", "tproxy", "Accepted") == "True:Accepted"
+        names = [each["name"] for each in cluster.status("GatewayClass", "tproxy")["supportedFeatures"]]
+        assert names == sorted(names) and "HTTPRoute" in names
+        assert _echoed(port)
+        second = free_port()
+        both = gateway(port)
+        both["spec"]["listeners"].append({"name": "more", "protocol": "TCP", "port": second})
+        cluster.apply(both)
+        soon(lambda: listens(second), "the second listener", gate)
+        soon(lambda: len(cluster.status("Gateway", "shop/gw")["listeners"]) == 2, "its status", gate)
+        for path, name in _paths(cluster, "services", "gateways", "tcproutes", "endpointslices"):
+            cluster.delete(path, name)
+        soon(lambda: not listens(port), "the port to be closed", gate)
+
+
+def _paths(cluster: GatewayCluster, *plurals: str) -> list[tuple[str, str]]:
+    return [
+        (path, name)
+        for plural in plurals
+        for path, found in cluster.objects.items()
+        if path.endswith(f"/{plural}")
+        for name in list(found)
+        if name.startswith("shop/")
+    ]
+
+
+def _echoed(port: int) -> bool:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", port), 5) as sock:
+        sock.sendall(b"hello")
+        return sock.recv(5) == b"hello"
+
+
+def test_one_object_that_cannot_be_read_keeps_no_other_from_being_served(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    port, backend = free_port(), Raw(echo=True)
+    broken = route("broken")
+    broken["spec"]["rules"] = []
+    with following(cluster, tmp_path) as gate:
+        for one in (gateway(port), route(), broken, gateway(1, "bad", hostname="-"), *service(backend.port)):
+            cluster.apply(one)
+        soon(
+            lambda: cluster.condition("TCPRoute", "shop/broken", "Accepted") == "False:UnsupportedValue",
+            "the refusal",
+            gate,
+        )
+        soon(lambda: cluster.condition("Gateway", "shop/bad", "Accepted") == "False:Invalid", "the other's", gate)
+        soon(lambda: listens(port) and _echoed(port), "the good one", gate)
+
+
+def test_a_port_that_somebody_else_has_is_unavailable_and_the_others_are_served(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    taken, port, backend = Raw(), free_port(), Raw(echo=True)
+    both = gateway(port)
+    both["spec"]["listeners"].append({"name": "taken", "protocol": "TCP", "port": taken.port})
+    for one in (both, route(), *service(backend.port)):
+        cluster.apply(one)
+    with following(cluster, tmp_path, "--listen", "127.0.0.1") as gate:
+        soon(lambda: len(cluster.status("Gateway", "shop/gw").get("listeners", ())) == 2, "a status", gate)
+        one = cluster.status("Gateway", "shop/gw")["listeners"][1]
+        assert {each["type"]: each["reason"] for each in one["conditions"]}["Accepted"] == "PortUnavailable"
+        assert _echoed(port)
+
+
+def test_other_controllers_classes_are_let_alone(cluster: GatewayCluster, tmp_path: Path) -> None:
+    other = {**CLASS, "metadata": {"name": "other"}, "spec": {"controllerName": "example.com/other"}}
+    for one in (other, gateway(free_port(), klass="other"), route()):
+        cluster.apply(one)
+    with following(cluster, tmp_path) as gate:
+        soon(lambda: cluster.condition("GatewayClass", "tproxy", "Accepted"), "our class", gate)
+        assert not cluster.status("Gateway", "shop/gw")
+        assert not cluster.status("TCPRoute", "shop/echo")
+        assert not cluster.status("GatewayClass", "other")
+
+
+def test_what_others_said_in_a_route_s_status_stays_and_what_we_said_goes_with_its_parent(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    theirs = {"parentRef": {"name": "x"}, "controllerName": "example.com/other", "conditions": []}
+    made = route()
+    made["status"] = {"parents": [theirs]}
+    cluster.apply(gateway(free_port()))
+    cluster.apply(made)
+    with following(cluster, tmp_path) as gate:
+        soon(lambda: len(cluster.status("TCPRoute", "shop/echo")["parents"]) == 2, "ours beside theirs", gate)
+        assert cluster.status("TCPRoute", "shop/echo")["parents"][0] == theirs
+        other = route()
+        other["spec"]["parentRefs"] = [{"name": "elsewhere"}]
+        cluster.apply(other)
+        soon(lambda: cluster.status("TCPRoute", "shop/echo")["parents"] == [theirs], "ours to go", gate)
+
+
+def test_what_happened_while_the_watch_was_cut_or_too_old_is_caught_up_with(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    port, backend = free_port(), Raw(echo=True)
+    with following(cluster, tmp_path) as gate:
+        cluster.apply(gateway(port))
+        cluster.down = True
+        cluster.cut()
+        for one in (route(), *service(backend.port)):
+            cluster.apply(one)
+        cluster.forget()
+        cluster.down = False
+        soon(lambda: cluster.condition("TCPRoute", "shop/echo", "ResolvedRefs") == "True:ResolvedRefs", "it", gate)
+        soon(lambda: listens(port) and _echoed(port), "traffic", gate)
+
+
+def test_two_replicas_agree_and_stop_writing(cluster: GatewayCluster, tmp_path: Path) -> None:
+    backend = Raw(echo=True)
+    ports = [free_port() for _ in range(6)]
+    with (
+        following(cluster, tmp_path, "--listen", "127.0.0.1") as gate,
+        following(cluster, tmp_path, "--listen", "127.0.0.2", label="two") as other,
+    ):
+        for one in service(backend.port):
+            cluster.apply(one)
+        for index, port in enumerate(ports):
+            cluster.apply(gateway(port, f"gw-{index}"))
+            made = route(f"r-{index}")
+            made["spec"]["parentRefs"] = [{"name": f"gw-{index}"}]
+            cluster.apply(made)
+        for index in range(len(ports)):
+            name = f"shop/r-{index}"
+            soon(lambda name=name: cluster.condition("TCPRoute", name, "Accepted") == "True:Accepted", name, gate)
+            name = f"shop/gw-{index}"
+            soon(lambda name=name: cluster.condition("Gateway", name, "Programmed") == "True:Programmed", name, other)
+        before = _settled(cluster)
+        cluster.apply(gateway(ports[0], "gw-0", hostname="a.example.com"))  # a new generation
+        soon(
+            lambda: cluster.status("Gateway", "shop/gw-0")["conditions"][0]["observedGeneration"] == 2,
+            "the new generation",
+            gate,
+        )
+        after = _settled(cluster)
+        assert len(after) - len(before) <= 4  # each has a say, none has two
+        assert {said for said, _ in after[len(before) :]} <= {"gateways shop/gw-0", "tcproutes shop/r-0"}
+
+
+def _settled(cluster: GatewayCluster) -> list[tuple[str, dict[str, Any]]]:
+    """Writes until there are none for a second: nobody may fight."""
+    count, since = len(cluster.wrote), time.monotonic()
+    while time.monotonic() - since < 1.0:
+        time.sleep(0.05)
+        if len(cluster.wrote) != count:
+            count, since = len(cluster.wrote), time.monotonic()
+        assert count < 500
+    return list(cluster.wrote)
+
+
+# what of a status is written, as a pure function
+
+KINDS = st.sampled_from(["Accepted", "Programmed", "ResolvedRefs"])
+SAID = st.lists(st.tuples(KINDS, st.booleans()), max_size=4)
+
+
+def _ours(said: list[tuple[str, bool]]) -> dict[str, Any]:
+    conditions = Conditions(1)
+    for kind, good in said:
+        conditions.set(kind, good, "Because")
+    return {"conditions": conditions.plain()}
+
+
+@given(SAID, SAID)
+def test_writing_twice_writes_once_and_a_time_changes_with_its_status_only(
+    first: list[tuple[str, bool]], second: list[tuple[str, bool]]
+) -> None:
+    foreign = {"type": "example.com/Mine", "status": "True", "reason": "x", "lastTransitionTime": "long ago"}
+    there = merged(_ours(first), {"conditions": [foreign]}, "then") or {"conditions": [foreign]}
+    assert merged(_ours(first), there, "later") is None
+    made = merged(_ours(second), there, "later") or there
+    assert foreign in made["conditions"]
+    before, now = (dict(said) for said in (first, second))
+    for condition in made["conditions"]:
+        if (kind := condition["type"]) in now:
+            same = before.get(kind) is now[kind]
+            assert condition["lastTransitionTime"] == ("then" if same else "later")

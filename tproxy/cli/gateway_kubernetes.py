@@ -1,0 +1,128 @@
+"""What ``tproxy gateway run --kubernetes`` does besides: follow the cluster, serve what can be served, say so there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from tproxy.cli import gateway_source as source
+from tproxy.core.fields import ConfigError
+from tproxy.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from tproxy.admin.metrics import Metrics
+    from tproxy.core.routes import Bind
+    from tproxy.gateway.cluster import Cluster
+    from tproxy.gateway.compile import Loaded
+    from tproxy.gateway.gate import Gate
+
+log = logging.getLogger("tproxy")
+LOOK = 30.0  # seconds
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Where the cluster is, and which of it is ours."""
+    group = parser.add_argument_group("with a Kubernetes cluster instead of DIR")
+    group.add_argument("--kubernetes", action="store_true", help="read objects from its API, write statuses back")
+    group.add_argument("--namespace", metavar="NS,...", default="", help="of these only (default: all)")
+    group.add_argument("--gateway-class", metavar="NAME,...", default="", help="of our GatewayClasses these only")
+    group.add_argument("--publish-service", metavar="NS/NAME", default="", help="its addresses are the Gateways'")
+    group.add_argument("--address", metavar="IP,...", default="", help="what statuses say instead")
+    group.add_argument("--api-server", metavar="URL", default="", help="default: the pod's own cluster")
+    group.add_argument("--token-file", metavar="FILE", default="", help="default: the pod's service account's")
+    group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
+
+
+def cluster_of(args: argparse.Namespace) -> Cluster:
+    """Not asked yet."""
+    from tproxy.gateway.cluster import Cluster
+    from tproxy.kube.where import SECRETS, Kubernetes, parse_api_server
+
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
+    default = f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else "https://kubernetes.default.svc"
+    try:
+        server = parse_api_server(args.api_server or default)
+    except ValueError as error:
+        raise ConfigError("command line", "--api-server", str(error), args.api_server or default) from error
+    token, authority = args.token_file or f"{SECRETS}/token", args.ca_file or f"{SECRETS}/ca.crt"
+    return Cluster(Kubernetes(*server, token, authority), _words(args.namespace))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class Following:
+    """The cluster, and what was last made of it."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args, self._cluster = args, cluster_of(args)
+        self._loaded: Loaded | None = None
+
+    def not_ready(self) -> str:
+        """Why nothing is served yet, or nothing."""
+        return self._cluster.not_ready() or ("" if self._loaded else "the first table is being made")
+
+    async def follow(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
+        """For ever. An object with an error is left out, a port that cannot be had, too; their statuses say so."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._cluster.run())
+            group.create_task(self._take(gate, metrics, again))
+
+    async def _take(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
+        while True:
+            if await self._changed(again):
+                began = time.monotonic()
+                await self._taken(gate, metrics)
+                self._cluster.took(time.monotonic() - began)
+            if self._loaded and (written := await self._cluster.publish(self._loaded.statuses)):
+                log.info("statuses of %d objects written", written)
+
+    async def _changed(self, again: asyncio.Event) -> bool:
+        """False after a while without one: others may have written over our statuses."""
+        waits = [asyncio.create_task(self._cluster.change()), asyncio.create_task(again.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        again.clear()
+        return bool(done)
+
+    async def _taken(self, gate: Gate, metrics: Metrics) -> None:
+        loaded = await asyncio.to_thread(self._compiled, frozenset())
+        if missing := gate.missing(loaded.table):
+            loaded = await asyncio.to_thread(self._compiled, frozenset(missing))
+        for finding in loaded.findings:
+            log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+        try:
+            gate.take(loaded.table, loaded.material)
+        except KernelError as error:
+            metrics.refused()
+            log.error("not taken up, what was served before goes on: %s", error)
+            return
+        metrics.taken()
+        self._loaded = loaded
+        ports = sorted({port for _, port in (*loaded.table.listeners, *loaded.table.datagrams)})
+        log.info("reloaded: ports %s", ", ".join(map(str, ports)) or "none")
+
+    def _compiled(self, taken: frozenset[Bind]) -> Loaded:
+        from tproxy.gateway.compile import compile_table
+        from tproxy.gateway.conditions import CONTROLLER
+        from tproxy.gateway.site import Site, published
+        from tproxy.kernel.sock import can_bind
+
+        objects, errors = self._cluster.read()
+        site = Site(
+            controllers=frozenset({CONTROLLER}),
+            classes=frozenset(_words(self._args.gateway_class)),
+            published=_words(self._args.address) or published(objects, self._args.publish_service),
+            usable=can_bind,
+            secrets=source.site_of(self._args).secrets,
+            taken=taken,
+        )
+        return compile_table(objects, errors, source.labels_of(self._args), site)

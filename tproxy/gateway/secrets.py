@@ -1,0 +1,144 @@
+"""What Secrets and ConfigMaps hold of TLS: read from the objects once, and only what a rule refers to. Never logged.
+
+vault = Vault(objects, Where("istio-system"))
+vault.credential("webapp-credential", "shop")  # -> "istio-system/webapp-credential", or a sentence why not
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tproxy.core.pem import certificates
+from tproxy.gateway.objects import Object
+from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
+from tproxy.identity.openssl import TlsError
+
+CHAIN, KEY, CA, CRL = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert"), ("ca.crl", "crl")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Whose Secrets an Istio Gateway may name: those of the gateway pod's namespace, as in Istio; its own, too."""
+
+    namespace: str = "istio-system"
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """PEM of one Secret or ConfigMap; what it does not have is empty."""
+
+    name: str
+    leaf: Leaf | None = None  # of its certificate, if that and its key fit together
+    pair: KeyPair = field(default=KeyPair(b"", b""), repr=False)
+    ca: bytes = field(default=b"", repr=False)
+    crl: bytes = field(default=b"", repr=False)
+    digest: bytes = b""
+
+
+class Vault:
+    """The Secrets and ConfigMaps of a configuration, and what rules have asked for."""
+
+    def __init__(self, objects: Iterable[Object], where: Where) -> None:
+        self._where = where
+        self._objects = {
+            (one.kind, *one.key): one for one in objects if not one.group and one.kind in ("Secret", "ConfigMap")
+        }
+        self.material: dict[str, Material] = {}
+
+    @property
+    def namespace(self) -> str:
+        """The gateway pod's."""
+        return self._where.namespace
+
+    def credential(self, name: str, namespace: str) -> str | None:
+        """The full name of the Secret that an Istio object in this namespace means; None if there is none."""
+        name = name.removeprefix("kubernetes://")
+        for where in (self._where.namespace, *((namespace,) if self._where.beside else ())):
+            if ("Secret", where, name) in self._objects:
+                return f"{where}/{name}"
+        return None
+
+    def fault(self, name: str) -> str:
+        """Why a Secret (``namespace/name``) is no certificate with its key; empty if it is one. It is kept, if so."""
+        found = self.get(name)
+        if isinstance(found, str):
+            return found
+        return "" if found.leaf else f"{_title(name)} has no tls.crt and tls.key"
+
+    def ca_fault(self, name: str) -> str:
+        """Why a Secret (``namespace/name``) or ConfigMap (``configmap namespace/name``) has no CA certificate."""
+        found = self.get(name)
+        if isinstance(found, str):
+            return found
+        return "" if found.ca else f"{_title(name)} has no ca.crt"
+
+    def get(self, name: str) -> Material | str:
+        """What is in it, kept for the contexts; or a sentence why it cannot be used."""
+        if (found := self.material.get(name)) is not None:
+            return found
+        kind, _, rest = name.rpartition(" ")
+        namespace, _, plain = rest.partition("/")
+        thing = self._objects.get(("ConfigMap" if kind else "Secret", namespace, plain))
+        if thing is None:
+            return f"{_title(name)} does not exist"
+        try:
+            chain, key, ca, crl = (_entry(thing, names) for names in (CHAIN, KEY, CA, CRL))
+            return self.keep(name, chain, key, ca, crl)
+        except ValueError as error:
+            return f"{_title(name)}: {error}"
+
+    def files(self, chain: str, key: str, ca: str = "", crl: str = "") -> Material | str:
+        """The same out of files of this machine, as Istio's serverCertificate, privateKey and caCertificates are."""
+        try:
+            texts = [Path(name).read_bytes() if name else b"" for name in (chain, key, ca, crl)]
+            return self.keep(" ".join(("files", chain, key, ca, crl)), *texts)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        except ValueError as error:
+            return f"{chain or ca}: {error}"
+
+    def keep(self, name: str, chain: bytes, key: bytes, ca: bytes = b"", crl: bytes = b"") -> Material:
+        """ValueError says what of it cannot be used, and repeats none of it."""
+        leaf = None
+        if chain or key:
+            leaf = _leaf(chain, key)
+        digest = hashlib.sha256(b"\0".join((chain, key, ca, crl))).digest()
+        if ca and not certificates(ca):
+            raise ValueError("ca.crt is not PEM")
+        made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
+        return made
+
+
+def _title(name: str) -> str:
+    return f"ConfigMap {name.removeprefix('configmap ')}" if name.startswith("configmap ") else f"Secret {name}"
+
+
+def _leaf(chain: bytes, key: bytes) -> Leaf:
+    for text, what in ((chain, CHAIN[0]), (key, KEY[0])):
+        if b"-----BEGIN " not in text:
+            raise ValueError(f"{what} is not PEM")
+    try:
+        return leaf_of(KeyPair(chain, key))
+    except TlsError as error:
+        raise ValueError(error.why) from None
+
+
+def _entry(thing: Object, names: Iterable[str]) -> bytes:
+    for field_name in ("data", "stringData", "binaryData"):
+        data = thing.body.get(field_name)
+        if not isinstance(data, Mapping):
+            continue
+        for name in names:
+            if (value := data.get(name)) is not None:
+                if field_name == "stringData" or (thing.kind, field_name) == ("ConfigMap", "data"):
+                    return str(value).encode()
+                try:
+                    return base64.b64decode("".join(str(value).split()), validate=True)
+                except ValueError:
+                    raise ValueError(f"{name} is not base64") from None
+    return b""

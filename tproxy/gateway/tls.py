@@ -1,0 +1,185 @@
+"""TLS that a gateway ends, and TLS that it begins: the handshake, what was agreed on, and the transport behind it.
+
+    match await secure(down, chain, lambda told: Http1(told), trace, door):
+        case Deny() as deny: ...
+        case line: ...  # the protocol has been told connection_made
+
+Both leave the socket to the caller when they refuse: after an alert, if there is one to be sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tproxy.core.hostnames import is_address
+from tproxy.core.http_routes import HttpTable
+from tproxy.core.reason import Deny, Reason
+from tproxy.core.record import TlsFacts
+from tproxy.core.routes import BackendTls, Terminate
+from tproxy.core.xfcc import xfcc
+from tproxy.gateway.contexts import Contexts
+from tproxy.identity import fronts
+from tproxy.identity.fronts import Notes
+from tproxy.identity.leaf import PeerCertificate, peer_certificate
+from tproxy.identity.openssl import TlsError, verify_message
+from tproxy.identity.trust import reason
+from tproxy.kernel.sock import reset_on_close
+from tproxy.proxy.compiled import AnyLine, AnyReactor
+from tproxy.proxy.legs import TlsLeg
+from tproxy.proxy.tls import MAX_HANDSHAKE, denial
+from tproxy.proxy.trace import Trace
+
+if TYPE_CHECKING:
+    from tproxy.gateway.gate import Door
+
+HTTP = ("h2", "http/1.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a handshake agreed on."""
+
+    sni: str
+    alpn: str  # "" where none was agreed on
+    facts: TlsFacts
+    peer: PeerCertificate | None = None
+
+    @property
+    def xfcc(self) -> str:
+        """As X-Forwarded-Client-Cert says it; empty without a verified certificate."""
+        peer = self.peer
+        return "" if peer is None else xfcc(peer.hash, peer.pem, peer.subject, peer.uris, peer.dns)
+
+
+async def secure(
+    sock: socket.socket,
+    chain: Terminate,
+    factory: Callable[[Told], asyncio.Protocol],
+    trace: Trace,
+    door: Door,
+) -> AnyLine | Deny:
+    """The server's handshake on a socket whose ClientHello is still unread, then the protocol on what it agreed on."""
+    leg = await accept(sock, chain, trace, door)
+    if isinstance(leg, Deny):
+        return leg
+    told = _told(leg, trace.sni)
+    return door.gate.reactor.attach(leg, factory(told), told)
+
+
+async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door) -> TlsLeg | Deny:
+    """The server's handshake alone, for bytes that a relay carries."""
+    alpn = HTTP if isinstance(chain.inside, HttpTable) else ()  # bytes may be any protocol: none is chosen for them
+    role = door.gate.contexts.server(chain.tls, trace.sni or door.gate.settings.default_sni, alpn)
+    if isinstance(role, Deny):
+        return role
+    tls, notes = fronts.connection(role)
+    leg = TlsLeg(sock, tls)
+    refused = await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
+    if refused is None:
+        trace.tls = TlsFacts(*tls.agreed())
+    return refused or leg
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """With what backends are called."""
+
+    contexts: Contexts
+    reactor: AnyReactor
+    seconds: float  # for a handshake
+
+
+async def begin(
+    sock: socket.socket,
+    tls: BackendTls,
+    factory: Callable[[Told], asyncio.Protocol],
+    means: Means,
+    host: str = "",
+    alpn: tuple[str, ...] = ("http/1.1",),
+) -> AnyLine | Deny:
+    """The client's handshake on a connected socket. ``host``: of the request, the SNI where ``tls`` sets none."""
+    leg = await connect(sock, tls, means, host, alpn)
+    if isinstance(leg, Deny):
+        return leg
+    told = _told(leg, tls.sni or host or tls.host)
+    return means.reactor.attach(leg, factory(told), told)
+
+
+async def connect(
+    sock: socket.socket, tls: BackendTls, means: Means, host: str = "", alpn: tuple[str, ...] = ()
+) -> TlsLeg | Deny:
+    """The client's handshake alone. A backend is verified unless the configuration says in so many words not to."""
+    role = means.contexts.client(tls, alpn)
+    if isinstance(role, Deny):
+        return role
+    name = tls.sni or host or tls.host
+    made, notes = fronts.connection(role, tls.names or ((name,) if name else ()))
+    if not is_address(name):
+        made.ask_for(name)
+    leg = TlsLeg(sock, made)
+    return await _shake(leg, notes, means.seconds, means.reactor, _of_backend) or leg
+
+
+async def _shake(
+    leg: TlsLeg, notes: Notes, seconds: float, reactor: AnyReactor, words: Callable[[TlsError, Notes], Deny]
+) -> Deny | None:
+    try:
+        async with asyncio.timeout(seconds):
+            await reactor.shake(leg, MAX_HANDSHAKE)
+    except TimeoutError:
+        return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
+    except TlsError as error:
+        if alert := leg.tls.take():
+            with contextlib.suppress(OSError):
+                leg.sock.send(alert)
+                reset_on_close(leg.sock, False)  # the alert should be read
+                leg.sock.shutdown(socket.SHUT_WR)
+        return words(error, notes)
+    except OSError as error:
+        return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
+    return None
+
+
+def _of_client(error: TlsError, notes: Notes) -> Deny:
+    """Why a client's handshake failed."""
+    if notes.why:
+        return Deny(Reason.CLIENT_UNTRUSTED, notes.why)
+    if notes.code:
+        return Deny(
+            _reason(notes.code, Reason.CLIENT_UNTRUSTED), f"the client's certificate: {verify_message(notes.code)}"
+        )
+    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return Deny(Reason.NO_CERTIFICATE, "the client shows no certificate")
+    if "ALERT" in error.reason:
+        alert = error.reason.partition("ALERT_")[2].lower().replace("_", " ")
+        return Deny(Reason.REFUSED_BY_CLIENT, f"the client ended the handshake with the TLS alert {alert!r}")
+    return Deny(Reason.HANDSHAKE_FAILED, f"OpenSSL says {error.why}")
+
+
+def _of_backend(error: TlsError, notes: Notes) -> Deny:
+    """Why a backend's did."""
+    if notes.why:
+        return Deny(Reason.BACKEND_UNTRUSTED, notes.why)
+    if notes.code:
+        return Deny(_reason(notes.code, Reason.BACKEND_UNTRUSTED), f"its certificate: {verify_message(notes.code)}")
+    return denial(error, False)
+
+
+def _reason(code: int, otherwise: Reason) -> Reason:
+    """Of X509_V_ERR_*; what is only about the chain is ``otherwise``."""
+    found = reason(code)
+    return otherwise if found is Reason.PEER_UNTRUSTED else found
+
+
+def _told(leg: TlsLeg, sni: str) -> Told:
+    """What the handshake of a leg agreed on."""
+    tls = leg.tls
+    notes = tls.connection.get_app_data()
+    verified = isinstance(notes, Notes) and notes.seen and not notes.code and not notes.why
+    peer = peer_certificate(tls.peer_chain()) if verified else None
+    return Told(sni, tls.alpn, TlsFacts(*tls.agreed()), peer)
