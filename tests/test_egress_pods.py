@@ -402,3 +402,9 @@ def test_a_router_may_be_a_name_whose_addresses_are_looked_up(stage: Stage) -> N
     with pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
         assert sock.recv(100).startswith(b"220 ")
     process.kill()
+    routers["near"]["host"] = "nobody.invalid"
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules})
+    before = stage.count(pod)
+    with pytest.raises(OSError), pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
+        raise OSError if not sock.recv(1) else AssertionError
+    assert stage.next_record(pod, before)["why"].startswith("near: looking up nobody.invalid: ")
