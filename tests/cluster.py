@@ -31,6 +31,7 @@ class Cluster(ApiServer):
         self.objects: dict[str, dict[str, Document]] = {PODS: {}, SERVICES: {}, SLICES: {}}
         self.asked: list[str] = []  # path and query of each list and watch
         self.down = False  # 503 for everything
+        self.bookmarks = 2.0  # seconds between two
         self.custom: dict[str, list[str]] = {}  # name of a CustomResourceDefinition -> the versions that are served
         self._events: list[tuple[int, str, str, Document]] = []
         self._version, self._oldest, self._cuts = 1000, 1000, 0
@@ -146,7 +147,7 @@ class Cluster(ApiServer):
             for _, where, kind, document in events:
                 if where == path:
                     _chunk(handler, kind, document)
-            if time.monotonic() - marked > 2:
+            if time.monotonic() - marked > self.bookmarks:
                 marked = time.monotonic()
                 _chunk(handler, "BOOKMARK", {"kind": "Bookmark", "metadata": {"resourceVersion": str(version)}})
         handler.wfile.write(b'ff\r\n{"type": "MODI')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tproxy.wire import policies_pb2 as wire
 from tproxy.world.process import wait_for
 
 WEB = SpiffeId.workload(DOMAIN, "demo", "web")
+_POOL = ThreadPoolExecutor()
 DENY = "action: DENY\nrules: [{}]"
 
 
@@ -39,6 +41,7 @@ class Follower:
         )
         self.stream = method(wire.PoliciesRequest(have=have), timeout=60)
         self.last = wire.PolicySet()
+        self._waiting: Future[dict[str, Any]] | None = None
 
     def next(self) -> dict[str, Any]:
         """The next set: its objects by kind and name."""
@@ -49,6 +52,13 @@ class Follower:
                 found[f"{one['kind']} {name_of(one)}"] = one
             if not self.last.more:
                 return found
+
+    def within(self, seconds: float) -> dict[str, Any]:
+        """The next set; TimeoutError if it does not come in time, and then it still may."""
+        self._waiting = self._waiting or _POOL.submit(self.next)
+        found = self._waiting.result(seconds)
+        self._waiting = None
+        return found
 
     def until(self, *names: str) -> dict[str, Any]:
         """Read until a set holds exactly these."""
@@ -114,7 +124,7 @@ def place(shared: Place) -> Iterator[Place]:
     for one in shared.open:
         one.close()
     shared.open.clear()
-    shared.cluster.down = False
+    shared.cluster.down, shared.cluster.bookmarks = False, 2.0
     for path, objects in shared.cluster.objects.items():
         for name in list(objects):
             shared.cluster.delete(path, name)
@@ -225,6 +235,22 @@ def test_a_watch_that_is_cut_or_too_old_misses_nothing(place: Place) -> None:
     place.cluster.forget()
     place.cluster.down = False
     sidecar.until("AuthorizationPolicy demo/cut", "AuthorizationPolicy demo/new")
+
+
+def test_who_has_a_set_already_is_told_no_other_while_the_api_server_is_away(place: Place) -> None:
+    """Another replica may have told him something newer: to go back could open what was closed."""
+    place.cluster.apply(auth(DENY, "demo/closed"))
+    place.follows().until("AuthorizationPolicy demo/closed")
+    place.cluster.down = True
+    place.cluster.cut()
+    wait_for(lambda: place.metric("failures") > 0, 20, "it has noticed")
+    place.follows().until("AuthorizationPolicy demo/closed")  # who has nothing is told what is known
+    place.cluster.bookmarks = 3600  # a watch in which nothing happens is a success, too
+    later = place.follows(have="of another replica")
+    with pytest.raises(TimeoutError):
+        later.within(3)
+    place.cluster.down = False
+    assert set(later.within(30)) == {"AuthorizationPolicy demo/closed"}
 
 
 def test_an_api_server_that_does_not_know_its_definitions_yet_takes_no_policy_away(tmp_path: Path) -> None:

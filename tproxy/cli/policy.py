@@ -30,7 +30,6 @@ EXAMPLES = """examples:
 
 Policies of control (policies: {control: true}) are asked of the sidecar that runs in this pod.
 
-
 exit codes: 0 allowed, 1 denied, 2 bad input"""
 _UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
 

@@ -43,6 +43,7 @@ class Policies:
             Optional(where, f"{_PLURALS[kind]}.{GROUP}", VERSIONS, partial(self.shelf.put, kind)) for kind in KINDS
         )
         self._news = asyncio.Event()
+        self._held_back = False  # somebody waits for the API server to answer again
 
     def not_ready(self) -> str:
         """Why nobody is told anything yet, or nothing."""
@@ -69,21 +70,23 @@ class Policies:
             if not self.streams.is_open:
                 log.info("policies: %d objects", len(self.shelf))
                 self.streams.open()
-            if self.shelf.changed:
-                self.shelf.changed = False
+            if self.shelf.changed or (self._held_back and not self.failures()):
+                self.shelf.changed = self._held_back = False
                 self._news.set()
                 self._news = asyncio.Event()
 
     async def _tell(self, who: SpiffeId, request: PoliciesRequest, context: streams.Context) -> None:
         await streams.accept(context)
-        have, begun = request.have, False
+        have, first = request.have, True
+        while have and self.failures():  # he may have newer ones from another replica: to go back could open something
+            self._held_back = True
+            await self._news.wait()
         while True:
             news = self._news
             version, messages = self.shelf.told(who.namespace or "")
-            if version == have and not begun:
-                await context.write(PolicySet(version=version, unchanged=True).SerializeToString())
-            if version != have:
-                for message in messages:
-                    await context.write(message)
-            have, begun = version, True
+            if version == have:
+                messages = (PolicySet(version=version, unchanged=True).SerializeToString(),) if first else ()
+            for message in messages:
+                await context.write(message)
+            have, first = version, False
             await news.wait()

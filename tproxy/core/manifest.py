@@ -179,7 +179,6 @@ def parse_policies(top: Fields) -> tuple[tuple[str, ...], bool]:
 
 
 def _paths(fields: Fields, key: str) -> tuple[str, ...]:
-
     def path(value: Any) -> str:
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise ValueError("expected a file or a folder")

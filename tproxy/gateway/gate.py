@@ -7,18 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from tproxy.core.address import Address
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
-from tproxy.core.routes import Bind, Listener, Table
+from tproxy.core.routes import Bind, Listener, Table, UdpListener
 from tproxy.core.settings import Relay
 from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.datagrams import Datagrams
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
 from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
 from tproxy.gateway.tls import Means
+from tproxy.kernel.datagram import datagram_socket
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
@@ -65,6 +68,7 @@ class Gate:
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
+    _datagrams: dict[Bind, Datagrams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
@@ -80,13 +84,19 @@ class Gate:
         KernelError when a port cannot be had: then what was served before goes on, whole.
         """
         fresh: dict[Bind, Server[Door]] = {}
+        datagrams: dict[Bind, Datagrams] = {}
         try:
             for bind in table.listeners.keys() - self._servers.keys():
                 sock = front_listener(bind[0] or self.settings.host, bind[1])
                 fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
+            for bind in table.datagrams.keys() - self._datagrams.keys():
+                sock = datagram_socket(bind[0] or self.settings.host, bind[1])
+                datagrams[bind] = Datagrams(sock, partial(self._datagram_listener, bind), self.finished)
         except KernelError:
             for server in fresh.values():
                 server.listener.close()
+            for each in datagrams.values():
+                each.stop()
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
@@ -98,6 +108,14 @@ class Gate:
         for server in fresh.values():
             server.start()
         self._servers |= fresh
+        for bind in self._datagrams.keys() - table.datagrams.keys():
+            self._datagrams.pop(bind).stop()
+        for each in datagrams.values():
+            each.start()
+        self._datagrams |= datagrams
+
+    def _datagram_listener(self, bind: Bind) -> UdpListener | None:
+        return self.table.datagrams.get(bind)
 
     def missing(self, table: Table) -> set[Bind]:
         """Ports of a table that cannot be had, with a line about each."""
@@ -105,6 +123,12 @@ class Gate:
         for bind in table.listeners.keys() - self._servers.keys():
             try:
                 front_listener(bind[0] or self.settings.host, bind[1]).close()
+            except KernelError as error:
+                log.error("%s", error)
+                found.add(bind)
+        for bind in table.datagrams.keys() - self._datagrams.keys():
+            try:
+                datagram_socket(bind[0] or self.settings.host, bind[1]).close()
             except KernelError as error:
                 log.error("%s", error)
                 found.add(bind)
@@ -132,4 +156,7 @@ class Gate:
         """Drain; the number of connections that had to be cut."""
         self.draining = True
         self.web.drain()
-        return await drain([*self._servers.values(), *self._closed], self.settings.drain)
+        cut = await drain([*self._servers.values(), *self._closed], self.settings.drain)
+        for each in self._datagrams.values():
+            each.stop()
+        return cut

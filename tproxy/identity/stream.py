@@ -28,10 +28,11 @@ from tproxy.wire import ACCEPTED
 log = logging.getLogger("tproxy")
 Method: TypeAlias = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
 DEADLINE = 15.0  # seconds until the server accepts us
-MESSAGE_LIMIT = 4 * 1024 * 1024  # bytes
+MESSAGE_LIMIT = 8 * 1024 * 1024  # bytes; an object of 1.5 MiB (etcd's limit) may have some more in ASCII
 KEEPALIVE = (("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000))
 _ADVICE = {
     StatusCode.PERMISSION_DENIED: "it does not take our SVID",
+    StatusCode.UNIMPLEMENTED: "the server does not tell this: has control's configuration the section of that name?",
     StatusCode.UNAVAILABLE: "nobody answers, the connection broke, or our SVID was refused",
 }
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -108,16 +108,27 @@ class Watch:
             timeoutSeconds=LIFE + random.randrange(60),
         )
         async with connected(self._where, LIFE * 2) as api, aclosing(api.lines(path)) as lines:
-            while True:
-                try:
-                    async with asyncio.timeout(SILENCE):
-                        reply = await anext(lines, None)
-                except TimeoutError:
-                    return
-                if reply is None:
-                    return
-                self._event(reply)
-                self.status.failures = 0
+            lasts = asyncio.get_running_loop().call_later(LONG, self._lasts)
+            try:
+                await self._events(lines)
+            finally:
+                lasts.cancel()
+
+    async def _events(self, lines: AsyncGenerator[Reply, None]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    reply = await anext(lines, None)
+            except TimeoutError:
+                return
+            if reply is None:
+                return
+            self._event(reply)
+            self.status.failures = 0
+
+    def _lasts(self) -> None:
+        """Nothing need happen for a watch to be a success: bookmarks may be a minute apart."""
+        self.status.failures = 0
 
     def _event(self, reply: Reply) -> None:
         kind, one = reply.body.get("type"), reply.body.get("object")
