@@ -62,10 +62,8 @@ def envoy(folder: Path, ports: tuple[int, int, int], backends: tuple[int, int]) 
         return {"address": address("::", port, ipv4_compat=True), "filter_chains": [chain], **more}
 
     def cluster(name: str, port: int) -> dict[str, Any]:
-        to = {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address("127.0.0.1", port)}}]}],
-        }
+        endpoint = {"endpoint": {"address": address("127.0.0.1", port)}}
+        to = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
         return {"name": name, "connect_timeout": "5s", "load_assignment": to}
 
     http = typed(
@@ -89,17 +87,11 @@ def envoy(folder: Path, ports: tuple[int, int, int], backends: tuple[int, int]) 
     )
     match = {"server_names": [NAME]}
     inspector = typed("envoy.filters.listener.tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector")
-    return {
-        "static_resources": {
-            "listeners": [
-                listener(ports[0], {"filters": [http]}),
-                listener(
-                    ports[1],
-                    {"filters": [http], "filter_chain_match": match, "transport_socket": ended},
-                    listener_filters=[inspector],
-                ),
-                listener(ports[2], {"filters": [tcp], "filter_chain_match": match}, listener_filters=[inspector]),
-            ],
-            "clusters": [cluster("plain", backends[0]), cluster("tls", backends[1])],
-        }
-    }
+    both = {"filter_chain_match": match}
+    listeners = [
+        listener(ports[0], {"filters": [http]}),
+        listener(ports[1], {"filters": [http], "transport_socket": ended, **both}, listener_filters=[inspector]),
+        listener(ports[2], {"filters": [tcp], **both}, listener_filters=[inspector]),
+    ]
+    clusters = [cluster("plain", backends[0]), cluster("tls", backends[1])]
+    return {"static_resources": {"listeners": listeners, "clusters": clusters}}
