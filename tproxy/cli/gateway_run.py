@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tproxy.cli import gateway_source as source
 from tproxy.cli.gateway_dump import Dump, admin_socket
 from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     start_logging(args)
     settings = source.settings_of(args)
+    if args.mesh:
+        mesh_of(args.mesh)
     world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
@@ -93,12 +96,15 @@ async def _serve(
         following = asyncio.create_task(world.follow(gate, metrics, again))
     else:
         following = asyncio.create_task(_follow(args, world, gate, metrics, again))
+    work = [following, *([asyncio.create_task(join(args.mesh, gate, metrics.refused))] if args.mesh else [])]
     told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((following, told), return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
-        following.result()
+    await asyncio.wait((*work, told), return_when=asyncio.FIRST_COMPLETED)
+    for task in work:
+        if task.done():
+            task.result()
     log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
-    following.cancel()
+    for task in work:
+        task.cancel()
     cut = await gate.stop()
     gate.web.journal.flush()
     for server in servers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.server import Handler, Server, drain
+from tproxy.proxy.tls import Contexts as MeshContexts
 
 log = logging.getLogger("tproxy")
 
@@ -65,6 +67,7 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
+    mesh: MeshContexts | None = None  # our own identity, once it is there
     web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
@@ -77,7 +80,7 @@ class Gate:
     @property
     def means(self) -> Means:
         """With what backends are called by TLS, at this moment."""
-        return Means(self.contexts, self.reactor, self.settings.connect)
+        return Means(self.contexts, self.mesh, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -168,4 +171,6 @@ class Gate:
         cut = await drain([*self._servers.values(), *self._closed], self.settings.drain)
         for each in self._datagrams.values():
             each.stop()
+        self.web.backends.close()  # what is kept for the next request ends cleanly, not by a reset when we are gone
+        await asyncio.sleep(0)
         return cut
