@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.test_gateway_istio import load, said
-from tproxy.gateway.telemetry import AccessLog
+from tproxy.core.access_log import Wanted
 
 DOCUMENTS = """
 apiVersion: telemetry.istio.io/v1alpha1
@@ -29,33 +29,33 @@ INGRESS = {"app": "istio-ingressgateway"}
     ("texts", "labels", "made"),
     [
         ([], INGRESS, None),
-        ([DOCUMENTS], INGRESS, AccessLog(True)),
+        ([DOCUMENTS], INGRESS, Wanted(True)),
         ([DOCUMENTS], {"app": "other"}, None),
-        ([DOCUMENTS], {}, AccessLog(True)),
-        ([DOCUMENTS.replace("false", "true"), MESH], INGRESS, AccessLog(False)),
-        ([DOCUMENTS.replace("false", "true"), MESH], {"app": "other"}, AccessLog(True)),
+        ([DOCUMENTS], {}, Wanted(True)),
+        ([DOCUMENTS.replace("false", "true"), MESH], INGRESS, Wanted(False)),
+        ([DOCUMENTS.replace("false", "true"), MESH], {"app": "other"}, Wanted(True)),
         ([MESH.replace("istio-system", "shop")], INGRESS, None),
         ([MESH.replace("providers: [{name: envoy}]", "match: {mode: SERVER}")], INGRESS, None),
         (
             [MESH.replace("}]}]", '}], filter: {expression: "response.code >= 400"}}]')],
             INGRESS,
-            AccessLog(True, ">=", 400),
+            Wanted(True, ">=", 400),
         ),
     ],
 )
 def test_access_logs_are_on_as_the_nearest_telemetry_says(
-    texts: list[str], labels: dict[str, str], made: AccessLog | None
+    texts: list[str], labels: dict[str, str], made: Wanted | None
 ) -> None:
     """001-11: the document's object, and those around it."""
     loaded = load(*texts or [""], labels=labels)
     assert not loaded.findings, said(loaded)
-    assert loaded.access_log == made
+    assert loaded.table.access_log == made
 
 
 def test_a_filter_of_statuses_is_applied() -> None:
-    wanted = AccessLog(True, ">=", 400)
+    wanted = Wanted(True, ">=", 400)
     assert [wanted.wants(status) for status in (200, 399, 400, 503)] == [False, False, True, True]
-    assert AccessLog(True).wants(200) and not AccessLog(False).wants(500)
+    assert Wanted(True).wants(200) and not Wanted(False).wants(500)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ async def _serve(
 
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
+    metrics.registry.register(gate.web.journal)
     if loaded is not None:
         gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -99,6 +100,7 @@ async def _serve(
     log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
     following.cancel()
     cut = await gate.stop()
+    gate.web.journal.flush()
     for server in servers:
         server.close()
     log.info("stopped: %d connections were cut", cut)

@@ -13,7 +13,7 @@ from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
-from tproxy.gateway.telemetry import AccessLog, access_log
+from tproxy.gateway.telemetry import access_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,6 @@ class Loaded:
     findings: tuple[Finding, ...]
     statuses: gatewayapi.Statuses
     material: Mapping[str, Material] = field(default_factory=dict, repr=False)
-    access_log: AccessLog | None = None  # what Telemetry objects say of it
 
     @property
     def errors(self) -> list[Finding]:
@@ -49,7 +48,7 @@ def compile_table(
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
     logged = access_log(things, labels, findings, site.secrets.namespace)
-    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material, logged)
+    return Loaded(Table(served, others.datagrams, logged), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

@@ -6,11 +6,10 @@ oldest; what a later one says of a provider replaces what an earlier one said. T
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
+from tproxy.core.access_log import Wanted
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.gateway.findings import Findings, by_kind, ignore
 from tproxy.gateway.objects import Object
@@ -19,35 +18,14 @@ GROUP, _VERSIONS = "telemetry.istio.io", ("v1", "v1alpha1")
 ROOT = "istio-system"
 _STDOUT = "envoy"
 _CODE = re.compile(r"\s*response\.code\s*(==|!=|>=|<=|>|<)\s*([0-9]{3})\s*")
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class AccessLog:
-    """Whether requests are logged; ``compare`` and ``code`` limit it to some statuses."""
-
-    on: bool
-    compare: str = ""
-    code: int = 0
-
-    def wants(self, status: int) -> bool:
-        """Whether a request that ended so is logged."""
-        return self.on and (not self.compare or _COMPARE[self.compare](status, self.code))
 
 
 def access_log(
     objects: Iterable[Object], labels: Mapping[str, str], findings: Findings, namespace: str = ROOT
-) -> AccessLog | None:
+) -> Wanted | None:
     """What Telemetry objects say for a gateway pod; None if they say nothing, and the command line decides."""
     found = by_kind(objects, GROUP, ("Telemetry",), _VERSIONS, findings)["Telemetry"]
-    said: AccessLog | None = None
+    said: Wanted | None = None
     for thing in _applicable(found, labels, namespace, findings):
         try:
             said = _read(thing, said, findings)
@@ -77,7 +55,7 @@ def _applicable(
     yield from (levels[level] for level in sorted(levels))
 
 
-def _read(thing: Object, said: AccessLog | None, findings: Findings) -> AccessLog | None:
+def _read(thing: Object, said: Wanted | None, findings: Findings) -> Wanted | None:
     spec = thing.fields("spec")
     spec.raw("selector")
     spec.raw("targetRefs")
@@ -92,7 +70,7 @@ def _read(thing: Object, said: AccessLog | None, findings: Findings) -> AccessLo
                 why = f"{name!r} is a provider that this gateway does not have; {_STDOUT!r} is"
                 findings.warn(thing, f"{entry.path}.providers", why)
         if mode != "SERVER" and (_STDOUT in providers or not providers):  # a gateway is a client to its backends
-            said = AccessLog(not off, *compare)
+            said = Wanted(not off, *compare)
     spec.finish()
     return said
 
