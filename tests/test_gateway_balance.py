@@ -30,8 +30,8 @@ def test_requests_are_shared_among_endpoints(tmp_path: Path, simple: str) -> Non
     port, folder = free_port(), tmp_path / "conf"
     with ExitStack() as stack:
         pods = [stack.enter_context(EchoBackend(f"web-{number}")) for number in range(3)]
-        http = [{"route": [{"destination": {"host": "web.test"}}]}]
-        things = gateway_yaml(server(port, "HTTP", "*")), virtual("web", ["a.example"], http=http)
+        routes = [{"route": [{"destination": {"host": "web.test"}}]}]
+        things = gateway_yaml(server(port, "HTTP", "*")), virtual("web", ["a.example"], http=routes)
         write(folder / "a.yaml", *things, entry("web.test", *(pod.port for pod in pods)), rule(simple=simple))
         stack.enter_context(running(folder))
         client = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)))
