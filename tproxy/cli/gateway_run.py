@@ -155,7 +155,7 @@ async def _follow(
 
 
 def _ports(gate: Gate) -> str:
-    ports = sorted(port for _, port in gate.table.listeners)
+    ports = sorted(port for _, port in (*gate.table.listeners, *gate.table.datagrams))
     return f"ports {', '.join(map(str, ports)) or 'none'}"
 
 

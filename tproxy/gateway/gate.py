@@ -123,21 +123,19 @@ class Gate:
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
 
-    def missing(self, table: Table) -> set[Bind]:
-        """Ports of a table that cannot be had, with a line about each."""
-        found: set[Bind] = set()
+    def missing(self, table: Table) -> dict[Bind, KernelError]:
+        """Ports of a table that cannot be had, and why."""
+        found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
                 self._listen(bind).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         for bind in self._of_udp(table):
             try:
                 datagram_socket(bind[0] or self.settings.host, bind[1]).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         return found
 
     def _listen(self, bind: Bind) -> socket.socket:
