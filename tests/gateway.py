@@ -231,7 +231,7 @@ class Gateway:
 def running(folder: Path, *options: str) -> Iterator[Gateway]:
     """A gateway that is ready, and ended afterwards."""
     argv = [TPROXY, "gateway", "run", "--config", str(folder), "--log-format", "json", "--drain", "1"]
-    argv += ["--metrics-port", "0", "--ready-port", "0", *options]
+    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", *options]
     log = folder.parent / f"{folder.name}-{free_port()}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)

@@ -134,3 +134,19 @@ def test_when_init_fails_the_rules_of_before_still_hold(namespace: Netns, tmp_pa
 @pytest.mark.parametrize("verb", ["rules", "init", "cleanup", "check"])
 def test_help_has_an_example(namespace: Netns, verb: str) -> None:
     assert f"tproxy {verb}" in namespace.tproxy(verb, "--help").stdout.partition("example:")[2]
+
+
+ROUTES = {
+    "routers": {"r1": {"host": "10.9.9.9"}},
+    "rules": [{"name": "web", "ports": [80, 443], "routers": ["r1"]}],
+}
+
+
+def test_rules_names_what_the_sidecar_sends_on_and_stays_what_nft_takes(tmp_path: Path, namespace: Netns) -> None:
+    path = config(tmp_path, egressRoutes=ROUTES)
+    shown = namespace.tproxy("rules", "--config", path).stdout
+    said = "web: ports 80, 443 -> r1 (10.9.9.9, 80:8081 443:8080 *:8080, weight 1); otherwise refuse"
+    assert shown.splitlines()[-1] == f"# the sidecar sends on, by rule {said}"
+    namespace.run("nft", "-c", "-f", "-", text=shown)
+    assert json.loads(namespace.tproxy("rules", "--json", "--config", path).stdout)["egress"] == [said]
+    assert ruleset(Config.parse({"egressRoutes": ROUTES}, "routes")).digest == RULES.digest, "init need not run again"

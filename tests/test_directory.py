@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,19 @@ def test_a_service_that_is_half_in_the_mesh_is_reached_by_mtls_unless_a_migratio
     rule = "egress: passthrough (directory: service shop/web (mixed: not every endpoint is in the mesh))"
     assert passed == Plain(TARGET, rule)
     assert isinstance(egress(TARGET, False, moving, WHOLE), Mtls)
+
+
+@given(rows, st.booleans(), st.sampled_from(("passthrough", "deny")), st.booleans())
+def test_ids_are_proven_unless_the_service_is_mixed_and_a_migration_and_passthrough_say_otherwise(
+    row: Entry, mixed: bool, outside: str, migrates: bool
+) -> None:
+    found = replace(row, mixed=mixed)
+    said = {"directory": MIGRATING} if migrates else {}
+    answer = egress(TARGET, False, config(egress=outside, **said), found)
+    if found.ids and not (mixed and migrates):
+        assert isinstance(answer, Mtls) and len(answer.expect) == len(found.ids)
+    else:
+        assert isinstance(answer, Plain if outside == "passthrough" else Deny)
 
 
 def test_no_migration_opens_what_is_closed_otherwise() -> None:

@@ -68,7 +68,7 @@ class Cast:
             entry = entries(who or self.caller).get(address)
             return (entry is None and not ids) or (entry is not None and entry["ids"] == list(ids))
 
-        wait_for(look, 20, f"{address} is known as {ids}")
+        wait_for(look, 70, f"{address} is known as {ids}")  # who failed often waits up to a minute
 
 
 def entries(sidecar: Sidecar) -> dict[str, dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -284,6 +285,42 @@ def write_config_map(folder: Path, version: str, routes: dict[str, Any]) -> None
     (folder / "..data_tmp").rename(folder / "..data")
 
 
+def test_002_08_no_connection_fails_while_rules_change(stage: Stage) -> None:
+    """Both routers may carry it before and after, only their order changes."""
+    pod, answers, over = stage.even, list[bytes](), threading.Event()
+
+    def calls() -> None:
+        with pod.inside():
+            while not over.is_set():
+                with socket.create_connection((HTTPBIN, 80), 10) as sock:
+                    sock.sendall(b"GET /ip HTTP/1.0\r\n\r\n")
+                    answers.append(b"".join(iter(lambda: sock.recv(4096), b""))[:12])
+
+    caller = threading.Thread(target=calls)
+    caller.start()
+    try:
+        for turn in range(10):
+            routes = stage.routes()
+            routes["rules"][0]["routers"] = {"egress-router1": turn % 2, "egress-router2": 1 - turn % 2}
+            stage.configure(pod, egressRoutes=routes)
+    finally:
+        over.set()
+        caller.join(20)
+    assert len(answers) > 20 and set(answers) == {b"HTTP/1.1 200"}
+
+
+def test_ipv6_is_routed_as_well_unless_the_rule_asks_for_an_octet(stage: Stage) -> None:
+    pod, target, router = stage.even, "2001:db8::10", stage.routers["egress-router2"]
+    stage.httpbin.add_address(f"{target}/128")
+    argv = ["curl", "-s", "-m", "8", f"http://[{target}]/ip"]
+    assert pod.run(argv).returncode != 0
+    routers = {"six": {"host": router.v6}}
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": [{"cidrs": ["2001:db8::/32"], "routers": ["six"]}]})
+    before = stage.count(pod)
+    assert json.loads(pod.run(argv, check=True).stdout) == {"origin": router.v4}
+    assert stage.next_record(pod, before)["backend"] == f"[{router.v6}]:8081"
+
+
 def test_002_08_a_broken_rule_is_not_taken_up(stage: Stage) -> None:
     sidecar = stage.sidecars[stage.even.name]
     sidecar.write(limits=LIMITS, egressRoutes=stage.routes(rules=[{"routers": ["nobody"]}]))
@@ -340,6 +377,19 @@ def test_a_router_that_is_down_is_passed_over_and_comes_back(stage: Stage) -> No
     assert sidecar.metrics()[name] >= 1.0
 
 
+def test_where_nobody_checks_a_router_that_failed_is_tried_again_when_there_is_no_other(stage: Stage) -> None:
+    pod = stage.even
+    stage.configure(pod, egressRoutes=stage.routes(check=0, rest=3600))
+    stage.forwards["egress-router1", 8080].kill()
+    for _ in range(2):
+        before = stage.count(pod)
+        assert "ERROR" in go_client(pod, "HTTPS")
+        why = stage.next_record(pod, before)["why"]
+        assert why == "egress-router1: connecting to 10.77.0.3:8080: Connection refused"
+    stage.forward("egress-router1", 8080)
+    assert go_client(pod, "HTTPS").endswith(" 200")
+
+
 @pytest.mark.parametrize("proto", ["HTTPS", "HTTP"])
 def test_without_a_router_it_is_refused_unless_the_rule_says_otherwise(stage: Stage, proto: str) -> None:
     pod, routes = stage.even, stage.routes(http503=[80])
@@ -351,7 +401,7 @@ def test_without_a_router_it_is_refused_unless_the_rule_says_otherwise(stage: St
     assert go_client(pod, proto).startswith(f"{proto} httpbin.org - " + ("503" if proto == "HTTP" else "ERROR"))
     record = stage.next_record(pod, before)
     assert (record["reason"], record["rule"], record["outcome"]) == ("no_router", "by-even", "failed")
-    assert "egress-router1 rests: connecting to 10.77.0.3" in record["why"]
+    assert "egress-router1 is down: connecting to 10.77.0.3" in record["why"]
     routes["rules"][0]["otherwise"] = "direct"
     stage.configure(pod, egressRoutes=routes)
     before = stage.count(pod)
@@ -385,7 +435,13 @@ def test_a_router_may_be_a_name_whose_addresses_are_looked_up(stage: Stage) -> N
     process = peer(pod, 2525, "banner")
     routers = {"near": {"host": "localhost", "ports": {"25": 2525}}}
     rules = [{"name": "mail", "ports": [25], "routers": ["near"]}]
-    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules, "check": 0})
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules})
     with pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
         assert sock.recv(100).startswith(b"220 ")
     process.kill()
+    routers["near"]["host"] = "nobody.invalid"
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules})
+    before = stage.count(pod)
+    with pytest.raises(OSError), pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
+        raise OSError if not sock.recv(1) else AssertionError
+    assert stage.next_record(pod, before)["why"].startswith("near: looking up nobody.invalid: ")

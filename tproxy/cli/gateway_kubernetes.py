@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Where the cluster is, and which of it is ours."""
     group = parser.add_argument_group("with a Kubernetes cluster instead of DIR")
     group.add_argument("--kubernetes", action="store_true", help="read objects from its API, write statuses back")
-    group.add_argument("--namespace", metavar="NS,...", default="", help="of these only (default: all)")
+    group.add_argument("--watch-namespace", metavar="NS,...", default="", help="its objects only (default: all)")
     group.add_argument("--gateway-class", metavar="NAME,...", default="", help="of our GatewayClasses these only")
     group.add_argument("--publish-service", metavar="NS/NAME", default="", help="its addresses are the Gateways'")
     group.add_argument("--address", metavar="IP,...", default="", help="what statuses say instead")
@@ -49,7 +50,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
     except ValueError as error:
         raise ConfigError("command line", "--api-server", str(error), args.api_server or default) from error
     token, authority = args.token_file or f"{SECRETS}/token", args.ca_file or f"{SECRETS}/ca.crt"
-    return Cluster(Kubernetes(*server, token, authority), _words(args.namespace))
+    return Cluster(Kubernetes(*server, token, authority), _words(args.watch_namespace))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -113,11 +114,12 @@ class Following:
     def _compiled(self, taken: frozenset[Bind]) -> Loaded:
         from tproxy.gateway.compile import compile_table
         from tproxy.gateway.conditions import CONTROLLER
-        from tproxy.gateway.site import Site, published
+        from tproxy.gateway.site import published
         from tproxy.kernel.sock import can_bind
 
         objects, errors = self._cluster.read()
-        site = Site(
+        site = replace(
+            source.site_of(self._args),
             controllers=frozenset({CONTROLLER}),
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),

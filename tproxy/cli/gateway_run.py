@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli.gateway_dump import Dump, admin_socket
 from tproxy.cli.gateway_kubernetes import Following
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -78,6 +79,7 @@ async def _serve(
 
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
+    metrics.registry.register(gate.web.journal)
     if loaded is not None:
         gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -98,6 +100,7 @@ async def _serve(
     log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
     following.cancel()
     cut = await gate.stop()
+    gate.web.journal.flush()
     for server in servers:
         server.close()
     log.info("stopped: %d connections were cut", cut)
@@ -143,9 +146,13 @@ def _pages(
         return Answer.text(why, 503) if why else Answer.text("ready")
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
+    told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
-        made.append((plain_listener(any_host(), args.metrics_port), {"/metrics": metrics.page, **health}))
+        made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
+        dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+        made.append((sock, {"/config_dump": dump.page, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))
     return made

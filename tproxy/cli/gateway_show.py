@@ -49,7 +49,7 @@ def routes(args: argparse.Namespace) -> int:
 
 def listeners(args: argparse.Namespace) -> int:
     """A table of ports, and of names where TLS tells servers apart."""
-    from tproxy.core.listener_rows import rows
+    from tproxy.gateway.envoy.rows import rows
 
     found = [row for bind, listener in _listeners(_complain(load(args))) for row in rows(bind, listener)]
     if args.json:

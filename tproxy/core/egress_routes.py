@@ -120,7 +120,7 @@ class EgressRoutes:
     rules: tuple[EgressRule, ...] = ()
     names: Names = Names.STANDALONE
     tag: str = "egress-route"
-    check: float = 5.0
+    check: float = 0.0
     rest: float = 10.0
     connect: float = 3.0
     http503: frozenset[int] = field(default_factory=frozenset)  # ports where HTTP is refused with an answer

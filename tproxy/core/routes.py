@@ -16,6 +16,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import TypeAlias
 
+from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
@@ -181,6 +182,7 @@ class Table:
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
     datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
+    access_log: Wanted | None = None  # None: objects do not say whether they want one
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from tproxy.core.access_log import EVERY
 from tproxy.core.address import Address
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
@@ -100,6 +101,7 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
+        self._log_requests()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()
@@ -133,6 +135,13 @@ class Gate:
                 log.error("%s", error)
                 found.add(bind)
         return found
+
+    def _log_requests(self) -> None:
+        """As the operator says; where that is nothing, as the objects do, and only what they want."""
+        said, flag, journal = self.table.access_log, self.settings.access_log, self.web.journal
+        asked = said is not None and said.on
+        journal.form = flag.replace("off", "") if flag else "text" if asked else ""
+        journal.wanted = said if said is not None and asked else EVERY
 
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:

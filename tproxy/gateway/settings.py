@@ -18,4 +18,5 @@ class Settings:
     connections: int = 65_536  # at once, each port
     half_open: int = 256  # connections of one address that have not said a whole hello yet
     default_sni: str = ""  # what a client is taken to ask for that asks for no name
+    access_log: str = ""  # off, text or json; nothing: as Telemetry objects say, and off without any
     proxy_from: tuple[Network, ...] = ()  # who must send a PROXY header; nobody else may connect then

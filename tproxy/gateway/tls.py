@@ -28,15 +28,16 @@ from tproxy.identity.fronts import Notes
 from tproxy.identity.leaf import PeerCertificate, peer_certificate
 from tproxy.identity.openssl import TlsError, verify_message
 from tproxy.identity.trust import reason
-from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.tls import MAX_HANDSHAKE, denial
 from tproxy.proxy.trace import Trace
+from tproxy.proxy.transport import LINGER
 
 if TYPE_CHECKING:
     from tproxy.gateway.gate import Door
 
+CERT_REVOKED = 23  # openssl/x509_vfy.h
 HTTP = ("h2", "http/1.1")
 
 
@@ -79,7 +80,8 @@ async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door
         return role
     tls, notes = fronts.connection(role)
     leg = TlsLeg(sock, tls)
-    refused = await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
+    with door.gate.half_open(trace.source.ip) as full:
+        refused = full or await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
     if refused is None:
         trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
@@ -135,14 +137,23 @@ async def _shake(
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except TlsError as error:
         if alert := leg.tls.take():
-            with contextlib.suppress(OSError):
-                leg.sock.send(alert)
-                reset_on_close(leg.sock, False)  # the alert should be read
-                leg.sock.shutdown(socket.SHUT_WR)
+            await _last_words(leg.sock, alert, reactor)
         return words(error, notes)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
     return None
+
+
+async def _last_words(sock: socket.socket, alert: bytes, reactor: AnyReactor) -> None:
+    """The alert, and a while in which it can be read: in TLS 1.3 a client may have sent its request already."""
+    with contextlib.suppress(OSError, TimeoutError):
+        sock.send(alert)
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(LINGER):
+            while True:
+                await reactor.readable(sock)
+                if not sock.recv(65536):
+                    return
 
 
 def _of_client(error: TlsError, notes: Notes) -> Deny:
@@ -172,7 +183,7 @@ def _of_backend(error: TlsError, notes: Notes) -> Deny:
 
 def _reason(code: int, otherwise: Reason) -> Reason:
     """Of X509_V_ERR_*; what is only about the chain is ``otherwise``."""
-    found = reason(code)
+    found = Reason.PEER_REVOKED if code == CERT_REVOKED else reason(code)
     return otherwise if found is Reason.PEER_UNTRUSTED else found
 
 

@@ -1,25 +1,27 @@
 """The routers that rules of egress lead to: who is up, whose turn it is, and the connection to one of them.
 
-A router that refuses or does not answer rests: until a check reaches it, or for ``rest`` seconds where nobody checks.
+A router that refuses or does not answer is passed over: until a check reaches it, or, where nobody checks, for ``rest``
+seconds, unless all others are, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
-from tproxy.core.address import Address, Endpoint, parse_address
+from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.egress_routes import EgressRule, last_octet, order
 from tproxy.core.reason import Deny, Reason
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.lookup import lookup
 from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
 
@@ -44,7 +46,10 @@ class Routers:
     async def dial(self, rule: EgressRule, trace: Trace, config: Config, reactor: AnyReactor) -> socket.socket | Deny:
         """A connected socket to the router whose turn it is, or to the next that answers."""
         wanted, tried = trace.target.port, list[str]()
-        for router, port in order(rule, wanted, lambda host, port: self.up((host, port), config), random.random):
+        turns = order(rule, wanted, lambda host, port: self.up((host, port), config), random.random)
+        if not turns and not config.egress_routes.check:  # nobody would find out that one is back
+            turns = order(rule, wanted, lambda *_: True, random.random)
+        for router, port in turns:
             found = await self._reach((router.host, port), config, reactor)
             trace.via, trace.router = router.name, router.cluster(port, config.egress_routes.names)
             if not isinstance(found, Deny):
@@ -59,19 +64,21 @@ class Routers:
         """Why there was nobody to try."""
         hops = [(router.name, router.host, router.port(wanted)) for router, _ in rule.routers]
         return "; ".join(
-            f"{name} has no port for {wanted}" if port is None else f"{name} rests: {self.down[host, port][1]}"
+            f"{name} has no port for {wanted}" if port is None else f"{name} is down: {self.down[host, port][1]}"
             for name, host, port in hops
         )
 
     async def watch(self, config: Callable[[], Config], reactor: AnyReactor) -> None:
         """Check every hop of the configuration of the moment, for ever."""
+        last = -math.inf
         while True:
             now = config()
-            hops = now.egress_routes.hops
+            check, hops = now.egress_routes.check, now.egress_routes.hops
             self.down = {hop: found for hop, found in self.down.items() if hop in hops}
-            if now.egress_routes.check:
+            if check and time.monotonic() - last >= check:
                 await asyncio.gather(*(self._check(hop, now, reactor) for hop in sorted(hops)))
-            await asyncio.sleep(now.egress_routes.check or 1.0)
+                last = time.monotonic()
+            await asyncio.sleep(min(check or 1.0, 1.0))
 
     async def _check(self, hop: Hop, config: Config, reactor: AnyReactor) -> None:
         found = await self._reach(hop, config, reactor)
@@ -81,8 +88,12 @@ class Routers:
 
     async def _reach(self, hop: Hop, config: Config, reactor: AnyReactor) -> tuple[socket.socket, Endpoint] | Deny:
         host, port = hop
-        refusal = Deny(Reason.CONNECT_FAILED, f"{host} has no address")
-        for address in await self._addresses(host, config.egress_routes.connect):
+        found = await self._addresses(host, config.egress_routes.connect)
+        if isinstance(found, Deny):
+            self._saw(hop, found.why)
+            return found
+        refusal = Deny(Reason.CONNECT_FAILED, "it has no address")
+        for address in random.sample(found, len(found)):
             endpoint = Endpoint(address, port)
             sock = await reach(endpoint, config.marks.own, config.egress_routes.connect, reactor)
             if not isinstance(sock, Deny):
@@ -92,21 +103,16 @@ class Routers:
         self._saw(hop, refusal.why)
         return refusal
 
-    async def _addresses(self, host: str, seconds: float) -> list[Address]:
-        try:
-            return [parse_address(str(ip_address(host)))]
-        except ValueError:
-            pass
-        clock, known = self._known.get(host, (0.0, []))
-        if not known or time.monotonic() - clock > REMEMBERED:
-            try:
-                async with asyncio.timeout(seconds):
-                    names = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-                known = list(dict.fromkeys(parse_address(name[0]) for *_, name in names))
-            except (OSError, TimeoutError, UnicodeError) as error:
-                log.warning("looking up router %s: %s", host, error or "no answer in time")
-            self._known[host] = time.monotonic(), known  # an older answer is better than none
-        return random.sample(known, len(known))
+    async def _addresses(self, host: str, seconds: float) -> list[Address] | Deny:
+        """Looked up now and then; an older answer is better than none."""
+        clock, known = self._known.get(host, (-math.inf, []))
+        if time.monotonic() - clock > REMEMBERED:
+            found = await lookup(host, seconds)
+            if isinstance(found, Deny) and not known:
+                return found
+            known = known if isinstance(found, Deny) else found
+            self._known[host] = time.monotonic(), known
+        return known
 
     def _saw(self, hop: Hop, trouble: str) -> None:
         """Say it when it changes, not each time."""

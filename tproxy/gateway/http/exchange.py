@@ -60,7 +60,7 @@ class Exchange:
         self._attempt: Attempt | None = None
         self._timer: Timer | None = None
         self._mirrors = shadows(engine, forward.mirrors, end) if forward.mirrors else ()
-        done.rule, done.backend = forward.rule.name, forward.backend
+        done.rule, done.backend, done.sent = forward.rule.name, forward.backend, forward.head
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
             engine.wheel.arm(self._timer, seconds)
@@ -142,6 +142,8 @@ class Exchange:
     def request(self, attempt: Attempt, stream: Stream) -> None:
         """A connection is there: say what was said so far."""
         kept, ended = self._kept or (), self._ended
+        if self.engine.logged():
+            self._done.upstream_local = attempt.local()
         if self._waiting:
             self._waiting = False
             if self._body > self.engine.limits.buffer:
@@ -190,7 +192,7 @@ class Exchange:
             self._down.head(reply, False)
             return True
         retry = self._plan.retry
-        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply):
+        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply, end):
             self._left -= 1
             attempt.give_up(Reset(Broken.RESET, f"the answer was {reply.status}"))
             self._attempt = None
