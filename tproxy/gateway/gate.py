@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -91,9 +92,9 @@ class Gate:
         datagrams: dict[Bind, Datagrams] = {}
         try:
             for bind in table.listeners.keys() - self._servers.keys():
-                sock = front_listener(bind[0] or self.settings.host, bind[1])
+                sock = self._listen(bind)
                 fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
-            for bind in table.datagrams.keys() - self._datagrams.keys():
+            for bind in self._of_udp(table):
                 sock = datagram_socket(bind[0] or self.settings.host, bind[1])
                 datagrams[bind] = Datagrams(sock, partial(self._datagram_listener, bind), self.finished)
         except KernelError:
@@ -122,22 +123,27 @@ class Gate:
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
 
-    def missing(self, table: Table) -> set[Bind]:
-        """Ports of a table that cannot be had, with a line about each."""
-        found: set[Bind] = set()
+    def missing(self, table: Table) -> dict[Bind, KernelError]:
+        """Ports of a table that cannot be had, and why."""
+        found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
-                front_listener(bind[0] or self.settings.host, bind[1]).close()
+                self._listen(bind).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
-        for bind in table.datagrams.keys() - self._datagrams.keys():
+                found[bind] = error
+        for bind in self._of_udp(table):
             try:
                 datagram_socket(bind[0] or self.settings.host, bind[1]).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         return found
+
+    def _listen(self, bind: Bind) -> socket.socket:
+        return front_listener(bind[0] or self.settings.host, bind[1], shared=self.settings.workers > 1)
+
+    def _of_udp(self, table: Table) -> set[Bind]:
+        """Ports without a socket yet. Of several workers the first has them: datagrams of a client belong together."""
+        return set() if self.settings.worker else table.datagrams.keys() - self._datagrams.keys()
 
     def _log_requests(self) -> None:
         """As the operator says; where that is nothing, as the objects do, and only what they want."""
