@@ -21,11 +21,36 @@ async def test_rapid_reset_is_cut_after_as_many_requests_as_the_budget_has() -> 
     """CVE-2023-44487."""
     client = Raw(Limits(resets=50, resets_per_second=0))
     client.greet()
-    seen = client.say(*(client.get(number, "/", False) + f.rst_stream(number, 8) for number in range(1, 2001, 2)))
+    for number in range(1, 2001, 2):
+        client.say(client.get(number, "/", False))
+        seen = client.say(f.rst_stream(number, 8))
+        if ended(seen) is not None:
+            break
     assert ended(seen) == Code.ENHANCE_YOUR_CALM
     assert len(client.site.sinks) == 51
     assert not client.server.streams
     assert all(sink.resets for sink in client.site.sinks)
+
+
+@in_loop
+async def test_a_request_that_is_reset_in_the_same_breath_is_never_begun() -> None:
+    client = Raw()
+    client.greet()
+    client.say(*(client.get(number, "/", False) + f.rst_stream(number, 8) for number in range(1, 101, 2)))
+    assert not client.site.sinks
+
+
+@in_loop
+async def test_many_requests_of_one_client_are_begun_a_few_each_turn() -> None:
+    client = Raw()
+    client.greet()
+    client.say(*(client.get(number) for number in range(1, 101, 2)))
+    begun = [len(client.site.sinks)]
+    while begun[-1] < 50:
+        await asyncio.sleep(0)
+        begun.append(len(client.site.sinks))
+    assert begun == [16, 32, 48, 50]
+    assert [sink.stream.number for sink in client.site.sinks] == list(range(1, 101, 2)), "and in their order"
 
 
 @in_loop

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tproxy.control.api_server import ApiError, Reply, connected
 
 from tests.control import DOMAIN, Ca, metric
 from tests.kubernetes import ApiServer
@@ -21,7 +22,6 @@ from tests.pods import pod
 from tests.test_admission import asked
 from tests.webhook import Caller, caller, injecting, patched, port
 from tproxy.control import cabundle, rootmaps, rotation
-from tproxy.control.api_server import ApiError, Reply, connected
 from tproxy.control.config import Control
 from tproxy.control.publisher import version
 from tproxy.world.process import wait_for

@@ -84,7 +84,7 @@ ADVICE = {
     Reason.PEER_NOT_TLS: "the destination has no sidecar: give it one, or say so (mtls: false, directory.mixed: plain)",
     Reason.REFUSED_BY_PEER: "the peer refused us after the handshake; its own record says which rule and why",
     Reason.POLICY: "allow the peer (inbound.rules, AuthorizationPolicy); tproxy policy explain says what came close",
-    Reason.POLICIES_AWAY: "no set of policies has come yet: look at policies in /config_dump, and at tproxy control",
+    Reason.POLICIES_AWAY: "tproxy identity says what is missing: an answer of control, or a first set that can be used",
     Reason.EGRESS_DENIED: "give the destination a sidecar, add it to mesh, or set egress: passthrough",
     Reason.DIRECTORY_AWAY: "the directory has never answered: look at directory in /config_dump, and at tproxy control",
     Reason.OWN_PORT: "nothing but the kernel's capture may send connections to the sidecar's own ports",

@@ -47,6 +47,13 @@ class Request:
     keep: bool
     expects: bool
 
+    def again(self) -> Head:
+        """The same for a request of the same bytes: clients say the same many times on one connection."""
+        head = self.head
+        return Head(
+            head.method, head.scheme, head.authority, head.target, list(head.headers), head.version, head.upgrade
+        )
+
 
 @dataclass(slots=True)
 class Response:

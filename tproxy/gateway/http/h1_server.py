@@ -45,6 +45,8 @@ class H1Server(asyncio.Protocol):
         self._out: list[bytes] = []  # one packet
         self._loop = asyncio.get_running_loop()
         self._body: Body | None = None  # of the request being read
+        self._known = b""  # the last head, and what it means
+        self._request: Request
         self._paused = 0
         self.over: str = ""  # why nothing more is read
         self._thrown = 0
@@ -129,11 +131,13 @@ class H1Server(asyncio.Protocol):
         if end > HEAD_LIMIT:
             self._refuse(Refusal(431, f"the head has {end} bytes"))
             return False
-        request = request_head(raw, self.scheme)
-        if isinstance(request, Refusal):
-            self._refuse(request)
-            return False
-        self._start(request)
+        if raw != self._known:
+            request = request_head(raw, self.scheme)
+            if isinstance(request, Refusal):
+                self._refuse(request)
+                return False
+            self._known, self._request = raw, request
+        self._start(self._request)
         return True
 
     def _incomplete(self, buffer: bytes) -> None:
@@ -149,7 +153,7 @@ class H1Server(asyncio.Protocol):
             self.wheel.arm(self.timer, self.limits.head)
 
     def _start(self, request: Request) -> None:
-        head = request.head
+        head = request.again()
         stream = self.stream = ServerStream(self, head.method, request.keep)
         if request.length:
             self._body = Chunked() if request.length < 0 else Length(request.length)

@@ -53,7 +53,7 @@ class Connection(Sending):
         raise NotImplementedError
 
     def may_have_body(self, stream: H2Stream) -> bool:
-        """Whether the stream's head was there."""
+        """Whether the stream's head was there; what comes next is told to its sink."""
         raise NotImplementedError
 
     def on_settings(self, key: int, value: int) -> None:
@@ -233,6 +233,7 @@ class Connection(Sending):
         except MalformedError as error:
             self.made_to_reset(stream.number, Code.PROTOCOL_ERROR, str(error))
             return
+        self.may_have_body(stream)
         self._end(stream, found)
 
     def ignored(self, number: int, block: bytes) -> None:
@@ -254,8 +255,6 @@ class Connection(Sending):
         stream.grant -= size
         if stream.grant < 0:
             raise Fault(Code.FLOW_CONTROL_ERROR, f"more DATA than the window of stream {number}")
-        if not self.may_have_body(stream):
-            raise Fault(Code.PROTOCOL_ERROR, f"DATA on stream {number} before its head")
         data = f.unpad(flags, payload)
         end = bool(flags & f.END_STREAM)
         if not data and not end:
@@ -265,6 +264,8 @@ class Connection(Sending):
             self.credit(size)
             self._mismatch(stream)
             return
+        if not self.may_have_body(stream):
+            raise Fault(Code.PROTOCOL_ERROR, f"DATA on stream {number} before its head")
         if data:
             stream.sink.data(data)
         if stream.gone or stream.debt is None:

@@ -20,7 +20,7 @@ class Limits:
     window: int = 1_048_576  # and on all of them
     waiting: int = 65_536  # of one stream, not sent: then the sink is told that it is congested
     resumed: int = 16_384  # and below this, that it is no more
-    resets: int = 200  # streams that ended early, beyond as many as ended well (CVE-2023-44487, CVE-2025-8671)
+    resets: int = 100  # streams that ended early, beyond as many as ended well (CVE-2023-44487, CVE-2025-8671)
     resets_per_second: int = 33
     frames: int = 1000  # that carry nothing (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE, unknown ones)
     frames_per_second: int = 200

@@ -69,6 +69,10 @@ class Sending:
     def on_finished(self, stream: H2Stream) -> None:
         """A stream is no more."""
 
+    def on_refused(self, stream: H2Stream, reset: Reset) -> None:
+        """We reset a stream for what the peer did in it."""
+        stream.sink.reset(reset)
+
     def on_broken(self, reset: Reset) -> None:
         """The connection ends for what the peer did."""
 
@@ -199,7 +203,7 @@ class Sending:
         stream = self.streams.get(number)
         if stream is not None:
             self.reset_stream(stream, code)
-            stream.sink.reset(Reset(Broken.MALFORMED, why))
+            self.on_refused(stream, Reset(Broken.MALFORMED, why))
         else:
             self.refuse(number, code)
         if not self.resets.spend():

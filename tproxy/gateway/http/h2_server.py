@@ -13,10 +13,11 @@ from tproxy.gateway.http.h2_frames import PREFACE, Code, Fault
 from tproxy.gateway.http.h2_heads import HEADERS_LIMIT, Asked, MalformedError, request
 from tproxy.gateway.http.h2_hpack import ENTRY
 from tproxy.gateway.http.h2_limits import Limits
-from tproxy.gateway.http.h2_stream import H2Stream
+from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Accept, Broken, Reset
 
 BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
+STARTS = 16  # requests of one connection in one turn of the loop
 PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
 EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
 KEY = "sec-websocket-key"
@@ -39,6 +40,8 @@ class H2Server(Codec):
         self._refused = refused
         self._ended = ended
         self._preface = b""  # what has come of it
+        self._pending: dict[H2Stream, Asked] = {}  # requests whose turn has not come
+        self._starting = False  # and it will be looked at in the next turn of the loop
         self._known: dict[bytes, Asked] = {}  # blocks that leave the table alone, as long as it stays
         self._accepted = f.STREAM_LIMIT  # the highest stream that is still taken, 6.8
         self._drained: bytes | None = None  # the PING between the two GOAWAY
@@ -56,6 +59,8 @@ class H2Server(Codec):
                 return
         if data:
             super().receive(data)
+            if self._pending and not self._starting:
+                self._start_some()
 
     def on_block(self, number: int, block: bytes, end: bool) -> None:
         stream = self.streams.get(number)
@@ -112,15 +117,28 @@ class H2Server(Codec):
             reset = Reset(Broken.MALFORMED, f"content-length {asked.length} and no body")
             self._refuse(number, Code.PROTOCOL_ERROR, reset)
             return
-        head = asked.fresh(self._scheme)
         stream = H2Stream(self, number, self.initial_window, self.limits.stream_window)
         stream.expected = asked.length
         stream.ended = stream.heard = end
-        if head.upgrade and not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
-            head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
         self.streams[number] = stream
+        self._pending[stream] = asked
         self.frames.earn(PER_STREAM)
         self.look()
+
+    def _start_some(self) -> None:
+        """So that many requests of one client are no long turn, and one that is reset at once costs no more."""
+        for stream in list(self._pending)[:STARTS]:
+            if stream in self._pending:
+                self._start(stream)
+        self._starting = bool(self._pending)
+        if self._starting:
+            self.loop.call_soon(self._start_some)
+
+    def _start(self, stream: H2Stream) -> None:
+        asked, end = self._pending.pop(stream), stream.ended
+        head = asked.fresh(self._scheme)
+        if head.upgrade and not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
+            head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
         stream.sink = self._accept(stream, head, end)
         if stream.gone and stream.sent and not end:
             stream.sink.reset(EARLY)
@@ -128,6 +146,8 @@ class H2Server(Codec):
             self.block(stream, self.encoder.encode([(":status", "100")]), False)
 
     def may_have_body(self, stream: H2Stream) -> bool:
+        if stream in self._pending:
+            self._start(stream)
         return True
 
     def on_reset(self, stream: H2Stream, code: int) -> None:
@@ -140,7 +160,13 @@ class H2Server(Codec):
         """The client opens no more streams; those that are open end as they would."""
         self.close()
 
+    def on_refused(self, stream: H2Stream, reset: Reset) -> None:
+        if stream.sink is NOBODY:
+            self._refused(reset)
+        super().on_refused(stream, reset)
+
     def on_finished(self, stream: H2Stream) -> None:
+        self._pending.pop(stream, None)
         if stream.sent:
             self.resets.earn(1)
         super().on_finished(stream)
