@@ -308,7 +308,7 @@ def test_a_response_that_is_not_as_long_as_it_says_ends_the_connection(
         heard.stream.end()
 
     found = talk(loop, GET + b"\r\n", then=wrong)
-    assert found.wire.aborted
+    assert found.wire.closed
     assert len(found.wire.sent.partition(b"\r\n\r\n")[2]) <= 3
 
 
@@ -320,7 +320,7 @@ def test_a_header_that_would_be_two_is_never_sent(loop: asyncio.AbstractEventLoo
 
     found = talk(loop, GET + b"\r\n", then=wrong)
     assert not found.wire.sent
-    assert found.wire.aborted
+    assert found.wire.closed
 
 
 def test_a_websocket_is_raw_bytes_both_ways_and_ends_one_way_at_a_time(loop: asyncio.AbstractEventLoop) -> None:
@@ -400,7 +400,7 @@ def test_a_body_that_stalls_resets_the_exchange(loop: asyncio.AbstractEventLoop)
     broken = found.requests[0].broken
     assert broken is not None
     assert broken.kind is Broken.TIMEOUT
-    assert found.wire.aborted
+    assert found.wire.closed
 
 
 # the oracle

@@ -243,6 +243,16 @@ class H1Server(asyncio.Protocol):
         self.pause(HOLD | _PIPELINED, False)
         self.wheel.arm(self.timer, self.limits.linger)
 
+    def break_off(self, why: str, framed: bool) -> None:
+        """End within a response."""
+        self._body, self._buffer, self.over = None, b"", why
+        if framed:
+            self.flush()
+            self.transport.close()
+            self.wheel.arm(self.timer, self.limits.linger)
+        else:
+            self.transport.abort()
+
     def _throw(self, data: bytes) -> None:
         self._thrown += len(data)
         if self._thrown > _LINGERED:
