@@ -94,6 +94,7 @@ REFUSED = {
     "a header that never ends": (GET + b"A: " + b"b" * 70_000, 431),
     "a line of 17 KiB": (b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
     "a line that never ends": (b"GET /" + b"a" * 17_000, 414),
+    "a bare CR before the first line": (b"\r" + GET + b"\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00", 400),
     "a body before an upgrade": (
         GET + b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
