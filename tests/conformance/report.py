@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 
 from tests.conformance.replay import Outcome, Result
 
-_SHORT = (Outcome.PASSED, Outcome.MESH, Outcome.STATUSES, Outcome.FAILED, Outcome.NOT_GIVEN, Outcome.NOT_FOR_US)
+_SHORT = (
+    Outcome.PASSED,
+    Outcome.MESH,
+    Outcome.OWN,
+    Outcome.STATUSES,
+    Outcome.FAILED,
+    Outcome.NOT_GIVEN,
+    Outcome.NOT_FOR_US,
+)
 
 
 def markdown(results: Iterable[Result]) -> str:

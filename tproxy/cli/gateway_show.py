@@ -38,6 +38,7 @@ def routes(args: argparse.Namespace) -> int:
 
     loaded = _complain(load(args))
     found = [line for _, listener in _listeners(loaded) for line in lines(listener)]
+    found += [line for bind in sorted(loaded.table.datagrams) for line in lines(loaded.table.datagrams[bind])]
     if args.json:
         print(json.dumps([_plain(line) for line in found], indent=2))
         return 0
