@@ -7,6 +7,7 @@ vault.credential("webapp-credential", "shop")  # -> "istio-system/webapp-credent
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
 
+_LARGEST = 1 << 20  # bytes of a file
 CHAIN, KEY, CA, CRL = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert"), ("ca.crl", "crl")
 
 
@@ -95,7 +97,7 @@ class Vault:
     def files(self, chain: str, key: str, ca: str = "", crl: str = "") -> Material | str:
         """The same out of files of this machine, as Istio's serverCertificate, privateKey and caCertificates are."""
         try:
-            texts = [Path(name).read_bytes() if name else b"" for name in (chain, key, ca, crl)]
+            texts = [_file(name) if name else b"" for name in (chain, key, ca, crl)]
             return self.keep(" ".join(("files", chain, key, ca, crl)), *texts)
         except OSError as error:
             return f"{error.filename}: {error.strerror}"
@@ -112,6 +114,14 @@ class Vault:
             raise ValueError("ca.crt is not PEM")
         made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
         return made
+
+
+def _file(name: str) -> bytes:
+    """Of a plain file of reasonable size: whoever may write a Gateway may name any."""
+    path = Path(name)
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise OSError(errno.EINVAL, f"is no file of at most {_LARGEST >> 20} MiB", name)
+    return path.read_bytes()
 
 
 def _title(name: str) -> str:
