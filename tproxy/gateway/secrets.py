@@ -100,7 +100,7 @@ class Vault:
             texts = [_file(name) if name else b"" for name in (chain, key, ca, crl)]
             return self.keep(" ".join(("files", chain, key, ca, crl)), *texts)
         except OSError as error:
-            return f"{error.filename}: {error.strerror}"
+            return f"{error.filename or chain or ca}: {error.strerror}"
         except ValueError as error:
             return f"{chain or ca}: {error}"
 
@@ -119,9 +119,13 @@ class Vault:
 def _file(name: str) -> bytes:
     """Of a plain file of reasonable size: whoever may write a Gateway may name any."""
     path = Path(name)
-    if not path.is_file() or path.stat().st_size > _LARGEST:
-        raise OSError(errno.EINVAL, f"is no file of at most {_LARGEST >> 20} MiB", name)
-    return path.read_bytes()
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", name)
+    with path.open("rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB", name)
+    return text
 
 
 def _title(name: str) -> str:
