@@ -12,10 +12,13 @@ if [ -n "$$missing" ]; then \
   else echo "please install:$$missing"; exit 3; fi; fi
 endef
 
-.PHONY: demo test check bench bench-gateway soak kills torture guest image pod-demo kind-demo bpf wire clean
+.PHONY: demo demo-gateway test check bench bench-gateway soak kills torture guest image pod-demo kind-demo bpf wire clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
+
+demo-gateway: $(VENV)/ready
+	$(BIN)/tproxy demo --gateway --report build/demo-gateway.json
 
 test: check
 	$(BIN)/pytest $(PYTEST)

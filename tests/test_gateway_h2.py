@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +24,7 @@ import pytest
 from tests import gateway as gw
 from tests.echo_backend import EchoBackend
 from tests.web import GATEWAY_API, api_gateway, curl, http_route, service, url
+from tproxy.proxy.transport import LINGER
 from tproxy.world.process import wait_for
 
 PRIOR = "--http2-prior-knowledge"
@@ -33,6 +37,8 @@ class World:
 
     gateway: gw.Gateway
     port: int
+    secure: int
+    authority: str  # a file with the certificate
     pod: EchoBackend
 
 
@@ -57,7 +63,10 @@ def grpc_route() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("h2") / "config"
-    port = gw.free_port()
+    port, secure = gw.free_port(), gw.free_port()
+    crt, key = gw.self_signed("example.com")
+    authority = folder.parent / "example.crt"
+    authority.write_bytes(crt)
     with ExitStack() as stack:
         pod = stack.enter_context(EchoBackend("backend-0", "web", "shop"))
         backend = grpc.server(ThreadPoolExecutor(8))
@@ -71,7 +80,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         backend.start()
         gw.write(
             folder / "all.yaml",
-            *api_gateway({"name": "http", "port": port, "protocol": "HTTP"}),
+            *api_gateway(
+                {"name": "http", "port": port, "protocol": "HTTP"},
+                {"name": "https", "port": secure, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "cert"}]}},
+            ),
+            gw.secret("cert", "shop", crt, key),
             *service("one", {"http": 80}, pod.port),
             *service("two", {"http": 80}, pod.port, appProtocol="kubernetes.io/h2c"),
             *service("grpc", {"http": 80}, grpc_port),
@@ -82,7 +95,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             http_route("empty", ["empty.example.com"], {"backendRefs": [{"name": "none", "port": 80}]}),
         )
         gateway = stack.enter_context(gw.running(folder))
-        yield World(gateway, port, pod)
+        yield World(gateway, port, secure, str(authority), pod)
+
+
+def over_tls(world: World, host: str = HOST) -> tuple[str, ...]:
+    """Options of curl."""
+    return "--cacert", world.authority, "--connect-to", f"{host}:443:127.0.0.1:{world.secure}", f"https://{host}/get"
 
 
 def unary(request: bytes, call: grpc.ServicerContext) -> bytes:
@@ -122,6 +140,42 @@ def test_a_head_request_has_a_length_and_no_body(world: World) -> None:
 def test_an_upgrade_to_h2c_is_ignored(world: World) -> None:
     found = curl(url(world.port, "/get"), "--http2", host=HOST)
     assert (found.status, found.proto) == (200, "HTTP/1.1")
+
+
+def test_003_06_a_client_of_tls_agrees_on_h2_or_gets_http_1_1(world: World) -> None:
+    *options, address = over_tls(world)
+    for more, version in (((), "HTTP/2"), (("--http1.1",), "HTTP/1.1"), (("--no-alpn",), "HTTP/1.1")):
+        found = curl(address, *options, *more)
+        assert (found.status, found.proto) == (200, version)
+        assert world.pod.seen[-1].first("x-forwarded-proto") == "https"
+    said = subprocess.run(["curl", "-svI", *over_tls(world)], capture_output=True, check=True).stderr.decode()
+    assert "ALPN: server accepted h2" in said
+    assert "SSL certificate verify ok" in said
+
+
+def test_003_09_a_head_request_over_h2_and_tls_has_a_length_and_no_body(world: World) -> None:
+    *options, address = over_tls(world)
+    found = curl(address, "-I", *options)
+    assert (found.status, found.proto, found.body) == (200, "HTTP/2", "")
+    assert int(found.header("content-length")) > 0
+
+
+@pytest.mark.parametrize("host", [HOST, TWO])
+def test_large_bodies_pass_through_tls_both_ways(world: World, host: str) -> None:
+    *options, address = over_tls(world, host)
+    data = b"z" * 10_000_000
+    got = subprocess.run(
+        ["curl", "-sS", *options, "--data-binary", "@-", address.replace("/get", "/echo")],
+        input=data, capture_output=True, check=True, timeout=30,
+    ).stdout  # fmt: skip
+    assert got == data
+
+
+def test_grpc_over_tls_is_what_it_is_without(world: World) -> None:
+    options = [("grpc.ssl_target_name_override", "grpc.example.com"), ("grpc.default_authority", "grpc.example.com")]
+    trust = grpc.ssl_channel_credentials(Path(world.authority).read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{world.secure}", trust, options) as channel:
+        assert channel.unary_unary("/t.T/Unary")(b"c" * 100_000, timeout=10) == b"b" + b"c" * 100_000
 
 
 def test_a_host_without_a_rule_is_404_in_either_version(world: World) -> None:
@@ -178,8 +232,13 @@ def test_a_grpc_call_without_a_backend_is_unavailable(world: World) -> None:
 class Talk:
     """A connection of the library ``h2``."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, sni: str = "") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 5)
+        if sni:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2"])
+            self.sock = context.wrap_socket(self.sock, server_hostname=sni)
         self.conn = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         self.conn.local_settings.enable_connect_protocol = 1
         self.conn.initiate_connection()
@@ -191,6 +250,8 @@ class Talk:
         while True:
             while self.events:
                 event = self.events.pop(0)
+                if isinstance(event, h2.events.DataReceived):
+                    self.conn.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
                 if isinstance(event, kind):
                     return event
             data = self.sock.recv(65536)
@@ -216,6 +277,26 @@ def test_a_websocket_opens_by_extended_connect_and_talks_with_a_backend_of_http_
     talk.sock.close()
 
 
+def test_a_connection_that_lingers_takes_nothing_from_those_that_came_after_it(world: World) -> None:
+    """Its descriptor was given to the next one, which then was never read again."""
+    first = Talk(world.secure, HOST)
+    first.until(h2.events.RemoteSettingsChanged)
+    first.conn.close_connection()
+    first.sock.sendall(first.conn.data_to_send())
+    while first.sock.recv(65536):
+        pass
+    world.gateway.record(source="{}:{}".format(*first.sock.getsockname()))
+    second = Talk(world.secure, HOST)
+    fields = [(":method", "GET"), (":scheme", "https"), (":authority", HOST), (":path", "/get")]
+    until = time.monotonic() + LINGER * 1.5
+    while time.monotonic() < until:
+        number = second.conn.get_next_available_stream_id()
+        second.conn.send_headers(number, fields, end_stream=True)
+        assert second.until(h2.events.StreamEnded).stream_id == number
+    first.sock.close()
+    second.sock.close()
+
+
 def test_a_gateway_that_stops_says_goaway_and_answers_what_it_took(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("h2-drain") / "config"
     port = gw.free_port()
@@ -227,7 +308,7 @@ def test_a_gateway_that_stops_says_goaway_and_answers_what_it_took(tmp_path_fact
             http_route("www", [HOST], {"backendRefs": [{"name": "one", "port": 80}]}),
         )
         with gw.running(folder, "--drain", "5") as gateway:
-            argv = ["nghttp", "-nv", "--no-dep", f"-H:authority: {HOST}", url(port, "/get?delay=700ms")]
+            argv = ["nghttp", "-nv", "--no-dep", f"-H:authority: {HOST}", url(port, "/get?delay=2s")]
             with subprocess.Popen(argv, stdout=subprocess.PIPE) as client:
                 wait_for(lambda: pod.seen, 5, "the request at the backend")
                 gateway.process.popen.terminate()

@@ -75,7 +75,7 @@ class Live:
         text = world.text()
         changed, self._text = text != self._text, text
         if changed:
-            fresh = self._conf / "cluster.new"
+            fresh = self._folder / "cluster.new"  # beside what is watched: one change is one reload
             fresh.write_text(text)
             fresh.rename(self._conf / "cluster.yaml")
         return changed

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
     """Not asked yet."""
+    if args.config or args.folder:
+        raise ConfigError("command line", "--kubernetes", "is instead of a directory, not beside it")
     from tproxy.gateway.cluster import Cluster
     from tproxy.kube.where import SECRETS, Kubernetes, parse_api_server
 
@@ -63,6 +66,7 @@ class Following:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args, self._cluster = args, cluster_of(args)
         self._loaded: Loaded | None = None
+        self._missing: Mapping[Bind, KernelError] = {}
 
     def not_ready(self) -> str:
         """Why nothing is served yet, or nothing."""
@@ -96,10 +100,10 @@ class Following:
 
     async def _taken(self, gate: Gate, metrics: Metrics) -> None:
         loaded = await asyncio.to_thread(self._compiled, frozenset())
-        if missing := gate.missing(loaded.table):
+        missing = gate.missing(loaded.table)
+        if missing:
             loaded = await asyncio.to_thread(self._compiled, frozenset(missing))
-        for finding in loaded.findings:
-            log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+        self._say(missing, loaded)
         try:
             gate.take(loaded.table, loaded.material)
         except KernelError as error:
@@ -108,8 +112,18 @@ class Following:
             return
         metrics.taken()
         self._loaded = loaded
-        ports = sorted({port for _, port in (*loaded.table.listeners, *loaded.table.datagrams)})
-        log.info("reloaded: ports %s", ", ".join(map(str, ports)) or "none")
+
+    def _say(self, missing: Mapping[Bind, KernelError], loaded: Loaded) -> None:
+        """What is new: endpoints come and go all day, and what is wrong stays wrong meanwhile."""
+        known, ports_before = (set(self._loaded.findings), _ports(self._loaded)) if self._loaded else (set(), "")
+        for bind in missing.keys() - self._missing.keys():
+            log.error("%s", missing[bind])
+        self._missing = missing
+        for finding in loaded.findings:
+            if finding not in known:
+                log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+        ports = _ports(loaded)
+        log.log(logging.DEBUG if ports == ports_before else logging.INFO, "reloaded: ports %s", ports)
 
     def _compiled(self, taken: frozenset[Bind]) -> Loaded:
         from tproxy.gateway.compile import compile_table
@@ -124,7 +138,11 @@ class Following:
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
-            secrets=source.site_of(self._args).secrets,
             taken=taken,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
+
+
+def _ports(loaded: Loaded) -> str:
+    ports = sorted({port for _, port in (*loaded.table.listeners, *loaded.table.datagrams)})
+    return ", ".join(map(str, ports)) or "none"

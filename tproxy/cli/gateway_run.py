@@ -16,6 +16,7 @@ from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
 from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
@@ -48,6 +49,8 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.kernel import privileges
 
     settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    if args.mesh:
+        mesh_of(args.mesh)
     world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
@@ -109,14 +112,17 @@ async def _serve(
         following = asyncio.create_task(world.follow(gate, metrics, again))
     else:
         following = asyncio.create_task(_follow(args, world, gate, metrics, again))
+    work = [following, *([asyncio.create_task(join(args.mesh, gate, metrics.refused))] if args.mesh else [])]
     told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((following, told), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*work, told), return_when=asyncio.FIRST_COMPLETED)
     if ties is not None:
         loop.remove_reader(ties.parent)
-    if following.done():
-        following.result()
+    for task in work:
+        if task.done():
+            task.result()
     log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
-    following.cancel()
+    for task in work:
+        task.cancel()
     cut = await gate.stop()
     gate.web.journal.flush()
     for server in servers:
@@ -149,7 +155,7 @@ async def _follow(
 
 
 def _ports(gate: Gate) -> str:
-    ports = sorted(port for _, port in gate.table.listeners)
+    ports = sorted(port for _, port in (*gate.table.listeners, *gate.table.datagrams))
     return f"ports {', '.join(map(str, ports)) or 'none'}"
 
 

@@ -46,6 +46,14 @@ class ProxyProtocol(StrEnum):
     V2 = "v2"
 
 
+class Balance(StrEnum):
+    """How requests are shared among a backend's endpoints."""
+
+    LEAST_REQUEST = "least_request"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+
+
 @dataclass(frozen=True, slots=True)
 class BackendTls:
     """TLS that we begin towards a backend. Credentials are named as ``gateway.secrets`` names them."""
@@ -73,6 +81,7 @@ class Backend:
     fault: str = ""
     filters: Filters = NO_FILTERS  # of HTTP
     http2: bool = False  # it speaks HTTP/2, also without TLS
+    balance: Balance = Balance.LEAST_REQUEST
 
 
 @dataclass(frozen=True, slots=True)

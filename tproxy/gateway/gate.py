@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections import Counter
@@ -28,6 +29,7 @@ from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.server import Handler, Server, drain
+from tproxy.proxy.tls import Contexts as MeshContexts
 
 log = logging.getLogger("tproxy")
 
@@ -66,6 +68,7 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
+    mesh: MeshContexts | None = None  # our own identity, once it is there
     web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
@@ -78,7 +81,7 @@ class Gate:
     @property
     def means(self) -> Means:
         """With what backends are called by TLS, at this moment."""
-        return Means(self.contexts, self.reactor, self.settings.connect)
+        return Means(self.contexts, self.mesh, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -120,21 +123,19 @@ class Gate:
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
 
-    def missing(self, table: Table) -> set[Bind]:
-        """Ports of a table that cannot be had, with a line about each."""
-        found: set[Bind] = set()
+    def missing(self, table: Table) -> dict[Bind, KernelError]:
+        """Ports of a table that cannot be had, and why."""
+        found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
                 self._listen(bind).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         for bind in self._of_udp(table):
             try:
                 datagram_socket(bind[0] or self.settings.host, bind[1]).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         return found
 
     def _listen(self, bind: Bind) -> socket.socket:
@@ -176,4 +177,6 @@ class Gate:
         cut = await drain([*self._servers.values(), *self._closed], self.settings.drain)
         for each in self._datagrams.values():
             each.stop()
+        self.web.backends.close()  # what is kept for the next request ends cleanly, not by a reset when we are gone
+        await asyncio.sleep(0)
         return cut

@@ -30,7 +30,8 @@ from tproxy.identity.openssl import TlsError, verify_message
 from tproxy.identity.trust import reason
 from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
-from tproxy.proxy.tls import MAX_HANDSHAKE, denial
+from tproxy.proxy.tls import MAX_HANDSHAKE, denial, handshake
+from tproxy.proxy.tls import Contexts as MeshContexts
 from tproxy.proxy.trace import Trace
 from tproxy.proxy.transport import LINGER
 
@@ -68,6 +69,7 @@ async def secure(
     leg = await accept(sock, chain, trace, door)
     if isinstance(leg, Deny):
         return leg
+    leg.sock = socket.socket(fileno=sock.detach())  # the transport's alone, which may outlive the connection's task
     told = _told(leg, trace.sni)
     return door.gate.reactor.attach(leg, factory(told), told)
 
@@ -92,6 +94,7 @@ class Means:
     """With what backends are called."""
 
     contexts: Contexts
+    mesh: MeshContexts | None
     reactor: AnyReactor
     seconds: float  # for a handshake
 
@@ -116,6 +119,8 @@ async def connect(
     sock: socket.socket, tls: BackendTls, means: Means, host: str = "", alpn: tuple[str, ...] = ()
 ) -> TlsLeg | Deny:
     """The client's handshake alone. A backend is verified unless the configuration says in so many words not to."""
+    if tls.mode == "ISTIO_MUTUAL":
+        return await _workload(sock, tls, means)
     role = means.contexts.client(tls, alpn)
     if isinstance(role, Deny):
         return role
@@ -125,6 +130,18 @@ async def connect(
         made.ask_for(name)
     leg = TlsLeg(sock, made)
     return await _shake(leg, notes, means.seconds, means.reactor, _of_backend) or leg
+
+
+async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLeg | Deny:
+    """With our own SVID to a sidecar, whose id must be one that is wanted, if some are."""
+    if means.mesh is None:
+        return Deny(Reason.NO_CREDENTIALS, "the gateway has no identity in the mesh: --mesh gives it one")
+    found = await handshake(sock, means.mesh.client, means.seconds, means.reactor)
+    if isinstance(found, Deny):
+        return found
+    if tls.names and str(found.peer) not in tls.names:
+        return Deny(Reason.PEER_UNEXPECTED, f"it is {found.peer}, not {' or '.join(tls.names)}")
+    return found.leg
 
 
 async def _shake(

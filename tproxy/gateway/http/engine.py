@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
 from tproxy.core.http import Head
@@ -48,6 +48,7 @@ class Engine:
     clock: Callable[[], float]
     done: Callable[[Done], None]
     logged: Callable[[], object]  # whether an access log is written
+    turns: dict[str, int] = field(default_factory=dict)  # of backends whose endpoints are asked in turn
 
 
 def new_id() -> str:

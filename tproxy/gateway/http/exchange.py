@@ -6,8 +6,6 @@ other side: at most one read and ``limits.congested`` bytes wait, and a body kep
 
 from __future__ import annotations
 
-import random
-
 from tproxy.core import http_retry as retries
 from tproxy.core.address import Endpoint
 from tproxy.core.http import Headers, Reply
@@ -15,6 +13,7 @@ from tproxy.core.http_local import local
 from tproxy.core.http_plan import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
+from tproxy.gateway.http.balance import pick
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
@@ -137,7 +136,7 @@ class Exchange:
 
     def _next(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
         fresh = [endpoint for endpoint in endpoints if endpoint not in self._tried] if self._tried else endpoints
-        return random.choice(fresh or endpoints)
+        return pick(self.engine, self._plan.backend, fresh or endpoints, self._plan.head.authority)
 
     def request(self, attempt: Attempt, stream: Stream) -> None:
         """A connection is there: say what was said so far."""

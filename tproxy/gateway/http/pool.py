@@ -48,6 +48,11 @@ class Pool:
         self._waiting: deque[Waiter] = deque()
         self._timer = Timer(self._age)
 
+    @property
+    def busy(self) -> int:
+        """Connections without room, and who waits for one."""
+        return len(self._all) - len(self._free) + len(self._waiting)
+
     def take(self, waiter: Waiter, fresh: bool = False) -> Client | None:
         """A connection with room; None: the waiter will be told. ``fresh`` wants one that nobody has used."""
         free = self._free
