@@ -250,6 +250,7 @@ def test_requests_under_way_are_finished_when_the_gateway_stops(folder: Path, po
             data += part
         assert data.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"connection: close\r\n" in data
+        assert web.gateway.process.popen.wait(10) == 0
 
 
 def test_another_try_waits_a_little_and_longer_each_time(folder: Path) -> None:

@@ -190,8 +190,7 @@ class Exchange:
         if self._kept is None:
             return False
         if kind is Broken.CONNECT:
-            untried = any(endpoint not in self._tried for endpoint in self._plan.backend.endpoints)
-            return untried and len(self._tried) < TRIES
+            return len(self._tried) < TRIES and bool(set(self._plan.backend.endpoints) - set(self._tried))
         if kind is Broken.UNPROCESSED:
             safe = not isinstance(attempt.client, H1Client) or self._plan.head.method in failures.IDEMPOTENT
             return safe and self._done.tries < TRIES
@@ -243,7 +242,6 @@ class Exchange:
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def _late(self) -> None:
-        self._timer = None
         if self._replied:
             self._done.flags, self._done.why = "UT", "the answer was not complete in time"
             self._down.reset(Reset(Broken.TIMEOUT, self._done.why))
@@ -290,9 +288,8 @@ class Exchange:
         done = self._done
         if done.ended:
             return
-        for timer in (self._timer, self._pause):
-            if timer is not None:
-                self.engine.wheel.stop(timer)
+        for timer in filter(None, (self._timer, self._pause)):
+            self.engine.wheel.stop(timer)
         if not self._ended:
             for mirror in self._mirrors:
                 mirror.give_up(Reset(Broken.RESET, "the request is over"))
