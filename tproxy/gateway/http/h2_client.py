@@ -10,7 +10,7 @@ from tproxy.gateway.http.h2_codec import Codec
 from tproxy.gateway.http.h2_frames import Code, Fault
 from tproxy.gateway.http.h2_heads import MalformedError, reply, request_fields, websocket_accept
 from tproxy.gateway.http.h2_limits import Limits
-from tproxy.gateway.http.h2_stream import H2Stream
+from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset, Sink
 
 INTERIM = 16  # 1xx responses before a final one
@@ -167,12 +167,14 @@ class H2Client(Codec):
         for stream in opened:
             stream.gone = True
             stream.sink.reset(Reset(Broken.UNPROCESSED, reset.why))
+            stream.sink = NOBODY
         if reset.kind is Broken.CLOSED:  # of streams to which nothing was answered: the backend thought it idle
             late = [stream for stream in self.streams.values() if stream.mark == self.received and stream.number > 1]
             for stream in late:
                 del self.streams[stream.number]
                 stream.gone = True
                 stream.sink.reset(Reset(Broken.UNPROCESSED, reset.why))
+                stream.sink = NOBODY
         super().drop(reset)
 
     def connection_lost(self, exc: Exception | None) -> None:
