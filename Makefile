@@ -12,10 +12,13 @@ if [ -n "$$missing" ]; then \
   else echo "please install:$$missing"; exit 3; fi; fi
 endef
 
-.PHONY: demo test check bench soak kills torture guest image pod-demo kind-demo bpf wire clean
+.PHONY: demo demo-gateway test check bench bench-gateway soak kills torture guest image pod-demo kind-demo bpf wire clean
 
 demo: $(VENV)/ready
 	$(BIN)/tproxy demo
+
+demo-gateway: $(VENV)/ready
+	$(BIN)/tproxy demo --gateway --report build/demo-gateway.json
 
 test: check
 	$(BIN)/pytest $(PYTEST)
@@ -27,6 +30,9 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/tproxy bench --rounds 6
+
+bench-gateway: $(VENV)/ready
+	$(BIN)/python -m tproxy.bench.front_run
 
 torture: $(VENV)/ready
 	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)

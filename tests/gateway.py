@@ -227,20 +227,25 @@ class Gateway:
         wait_for(lambda: self.process.log.read_text().count(text) >= times, 10, f"{times} times {text!r}", self.process)
 
 
-@contextmanager
-def running(folder: Path, *options: str) -> Iterator[Gateway]:
-    """A gateway that is ready, and ended afterwards."""
+def started(folder: Path, *options: str) -> Process:
+    """A gateway that is perhaps not ready yet."""
     argv = [TPROXY, "gateway", "run", "--config", str(folder), "--log-format", "json", "--drain", "1"]
-    argv += ["--metrics-port", "0", "--ready-port", "0", *options]
+    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", *options]
     log = folder.parent / f"{folder.name}-{free_port()}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)
-    made = Gateway(folder, Process(popen, argv, log, "this machine"))
+    return Process(popen, argv, log, "this machine")
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[Gateway]:
+    """A gateway that is ready, and ended afterwards."""
+    made = Gateway(folder, started(folder, *options))
     try:
         made.said("ready: ports")
         yield made
         assert made.process.stop() == 0, made.process.tail()
-        assert "Traceback" not in log.read_text(), made.process.tail()
+        assert "Traceback" not in made.process.log.read_text(), made.process.tail()
     finally:
         made.process.kill()
 

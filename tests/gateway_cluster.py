@@ -40,7 +40,7 @@ class GatewayCluster(Cluster):
             self.objects[path][name] = document
             self._tell(path, "MODIFIED" if before else "ADDED", document)
 
-    def apply(self, document: Document) -> None:
+    def apply(self, document: Document, version: str = "") -> None:
         """Where it belongs."""
         self.put(path_of(document), deepcopy(document))
 

@@ -15,8 +15,9 @@ import pytest
 from tests.conformance.catalog import TESTS, Case
 from tests.conformance.replay import Outcome
 from tests.conformance.world import AWAY, SUITE
+from tproxy.gateway.features import SUPPORTED
 
-GOOD = (Outcome.PASSED, Outcome.MESH, Outcome.STATUSES)
+GOOD = (Outcome.PASSED, Outcome.MESH, Outcome.OWN, Outcome.STATUSES)
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,20 @@ def test_every_manifest_that_is_given_belongs_to_a_test() -> None:
         pytest.skip(AWAY)
     given = {path.stem for path in (SUITE / "tests").glob("*.yaml")}
     assert given <= {case.manifest for case in TESTS}
+
+
+@pytest.mark.timeout(300)
+def test_what_the_class_says_is_supported_passes_and_has_been_looked_at(results: dict[str, list[str]]) -> None:
+    """Features whose tests are those of the profile itself (HTTPRoute, Gateway, ...) have no tests of their own."""
+    outcomes: dict[str, set[str]] = {}
+    for case in TESTS:
+        outcomes.setdefault(case.feature, set()).add(results[f"{case.profile}-{case.name}"][0])
+    profiles = {"Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "ReferenceGrant"}
+    parts = {  # features whose tests the catalogue has under another one
+        "BackendTLSPolicySANValidation": "BackendTLSPolicy",
+        "GatewayFrontendClientCertificateValidationInsecureFallback": "GatewayFrontendClientCertificateValidation",
+        "HTTPRouteRequestMultipleMirrors": "HTTPRouteRequestMirror",
+    }
+    for feature in set(SUPPORTED) - profiles:
+        found = outcomes[parts.get(feature, feature)]
+        assert found & set(GOOD) and Outcome.FAILED not in found, feature

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -284,6 +285,42 @@ def write_config_map(folder: Path, version: str, routes: dict[str, Any]) -> None
     (folder / "..data_tmp").rename(folder / "..data")
 
 
+def test_002_08_no_connection_fails_while_rules_change(stage: Stage) -> None:
+    """Both routers may carry it before and after, only their order changes."""
+    pod, answers, over = stage.even, list[bytes](), threading.Event()
+
+    def calls() -> None:
+        with pod.inside():
+            while not over.is_set():
+                with socket.create_connection((HTTPBIN, 80), 10) as sock:
+                    sock.sendall(b"GET /ip HTTP/1.0\r\n\r\n")
+                    answers.append(b"".join(iter(lambda: sock.recv(4096), b""))[:12])
+
+    caller = threading.Thread(target=calls)
+    caller.start()
+    try:
+        for turn in range(10):
+            routes = stage.routes()
+            routes["rules"][0]["routers"] = {"egress-router1": turn % 2, "egress-router2": 1 - turn % 2}
+            stage.configure(pod, egressRoutes=routes)
+    finally:
+        over.set()
+        caller.join(20)
+    assert len(answers) > 20 and set(answers) == {b"HTTP/1.1 200"}
+
+
+def test_ipv6_is_routed_as_well_unless_the_rule_asks_for_an_octet(stage: Stage) -> None:
+    pod, target, router = stage.even, "2001:db8::10", stage.routers["egress-router2"]
+    stage.httpbin.add_address(f"{target}/128")
+    argv = ["curl", "-s", "-m", "8", f"http://[{target}]/ip"]
+    assert pod.run(argv).returncode != 0
+    routers = {"six": {"host": router.v6}}
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": [{"cidrs": ["2001:db8::/32"], "routers": ["six"]}]})
+    before = stage.count(pod)
+    assert json.loads(pod.run(argv, check=True).stdout) == {"origin": router.v4}
+    assert stage.next_record(pod, before)["backend"] == f"[{router.v6}]:8081"
+
+
 def test_002_08_a_broken_rule_is_not_taken_up(stage: Stage) -> None:
     sidecar = stage.sidecars[stage.even.name]
     sidecar.write(limits=LIMITS, egressRoutes=stage.routes(rules=[{"routers": ["nobody"]}]))
@@ -402,3 +439,9 @@ def test_a_router_may_be_a_name_whose_addresses_are_looked_up(stage: Stage) -> N
     with pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
         assert sock.recv(100).startswith(b"220 ")
     process.kill()
+    routers["near"]["host"] = "nobody.invalid"
+    stage.configure(pod, egressRoutes={"routers": routers, "rules": rules})
+    before = stage.count(pod)
+    with pytest.raises(OSError), pod.inside(), socket.create_connection((HTTPBIN, 25), 10) as sock:
+        raise OSError if not sock.recv(1) else AssertionError
+    assert stage.next_record(pod, before)["why"].startswith("near: looking up nobody.invalid: ")

@@ -164,6 +164,30 @@ def test_the_first_bytes_are_looked_at_only_if_the_answer_hangs_on_a_name() -> N
     assert choose(EgressRoutes((named,)), POD, Endpoint.parse("1.1.1.1:25"), Unread.UNREAD) is None
 
 
+NAMES = st.sampled_from([None, "a.b", "x.a.b", "other"])
+RULES = st.lists(
+    st.builds(
+        lambda number, ports, sni, octet: rule(f"r{number}", ports=frozenset(ports), sni=tuple(sni), octet=octet),
+        st.integers(0, 99),
+        st.sets(st.sampled_from([80, 443])),
+        st.lists(st.sampled_from(["a.b", "*.a.b", "*.b"]), max_size=2),
+        st.sampled_from([None, *Parity]),
+    ),
+    max_size=5,
+)
+
+
+@given(RULES, st.sampled_from([80, 443, 22]), NAMES)
+def test_what_is_decided_without_the_name_is_decided_with_any_and_the_first_match_wins(
+    rules: list[EgressRule], port: int, name: str | None
+) -> None:
+    routes, target = EgressRoutes(tuple(rules)), Endpoint.parse(f"1.2.3.4:{port}")
+    blind, seeing = (choose(routes, POD, target, sni) for sni in (Unread.UNREAD, name))
+    assert seeing is not Unread.UNREAD
+    assert blind is Unread.UNREAD or blind is seeing
+    assert seeing is next((one for one in rules if not one.misses(POD, target, name)), None)
+
+
 def test_the_mesh_goes_before_rules_and_so_does_what_nobody_knows_yet() -> None:
     everything = config([{"routers": ["egress-router1"]}])
     assert isinstance(decide.egress(Endpoint.parse("10.0.0.9:443"), False, everything, source=POD), decide.Mtls)

@@ -30,7 +30,7 @@ from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Vault, Where
-from tproxy.gateway.site import Site
+from tproxy.gateway.site import ANYWHERE, Site
 
 NS = "gateway-conformance-infra"
 SUITE = Path(os.environ.get("TPROXY_GATEWAY_API") or Path(__file__).parents[2] / "shared" / "gateway-api")
@@ -75,11 +75,11 @@ SECRET = secret("cert", "web", *self_signed("e.example.com"))
 BACKENDS = [*service("one"), *service("two"), *service("far", "other"), SECRET]
 
 
-def load(*things: dict[str, Any]) -> Loaded:
+def load(*things: dict[str, Any], site: Site = ANYWHERE) -> Loaded:
     text = "\n---\n".join(json.dumps(each, indent=1) for each in (*things, *BACKENDS))
     found = list(parse(text, "conf.yaml"))
     objects = [each for each in found if isinstance(each, Object)]
-    return compile_table(objects, [each for each in found if not isinstance(each, Object)], {})
+    return compile_table(objects, [each for each in found if not isinstance(each, Object)], {}, site)
 
 
 def answer(found: Listener, name: str) -> str:
@@ -346,3 +346,46 @@ def test_tls_route_hostname_intersection() -> None:
 def test_no_manifest_of_the_suite_is_an_error(manifest: str) -> None:
     _, loaded = suite(manifest)
     assert loaded.statuses and [finding.text for finding in loaded.errors] == []
+
+
+def test_of_two_gateways_that_want_one_port_and_name_the_younger_says_so_in_its_status() -> None:
+    young, old = (gateway(listener("http", "HTTP", 80), name=name) for name in ("young", "old"))
+    for made, year in ((young, 2026), (old, 2025)):
+        made["metadata"]["creationTimestamp"] = f"{year}-01-01T00:00:00Z"
+    loaded = load(young, old)
+    assert reason(loaded, "Gateway web/old", "Programmed") == ("True", "Programmed")
+    assert reason(loaded, "Gateway web/young", "Programmed") == ("False", "Invalid")
+    assert reason(loaded, "Gateway web/young", "Accepted", "http") == ("False", "PortUnavailable")
+    assert list(loaded.table.listeners) == [("", 80)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "condition", "why"),
+    [
+        ({"addresses": [{"value": "192.0.2.1"}]}, "Programmed", "AddressNotUsable"),
+        ({"addresses": [{"type": "Hostname", "value": "a.b"}]}, "Accepted", "UnsupportedAddress"),
+        (
+            {"infrastructure": {"parametersRef": {"group": "x", "kind": "y", "name": "z"}}},
+            "Accepted",
+            "InvalidParameters",
+        ),
+    ],
+)
+def test_a_gateway_that_cannot_be_as_it_wants_binds_nothing_at_all(
+    spec: dict[str, Any], condition: str, why: str
+) -> None:
+    made = gateway(listener("tls", "TLS"), listener("http", "HTTP", 80))
+    made["spec"].update(spec)
+    loaded = load(made, site=Site(usable=lambda _: False))
+    assert reason(loaded, "Gateway web/gw", condition) == ("False", why)
+    assert reason(loaded, "Gateway web/gw", "Programmed")[0] == "False"
+    assert not loaded.table.listeners
+
+
+def test_a_route_of_a_listener_set_that_is_not_allowed_says_so() -> None:
+    parent = {"parentRef": {"name": "gw"}, "listeners": [{"name": "more", "protocol": "TLS", "port": 8443}]}
+    parent["listeners"][0]["tls"] = {"mode": "Passthrough"}
+    made = route("r", "a.example.com", parent={"kind": "ListenerSet", "name": "set"})
+    loaded = load(gateway(TLS), thing("ListenerSet", "set", **parent), made)
+    assert reason(loaded, "ListenerSet web/set", "Accepted") == ("False", "NotAllowed")
+    assert reason(loaded, "TLSRoute web/r", "Accepted") == ("False", "NoMatchingParent")

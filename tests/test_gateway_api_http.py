@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.gateway import secret, self_signed
 from tests.test_gateway_api import NS, suite
 from tests.test_gateway_istio import load, said
 from tproxy.core.http import Head, Reply
@@ -271,12 +272,10 @@ spec:
     protocol: HTTPS
     hostname: fourth-example.wildcard.org
     tls: {certificateRefs: [{name: cert}]}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: cert, namespace: shop}
-data: {tls.crt: LS0tLS1CRUdJTiA=, tls.key: LS0tLS1CRUdJTiA=}
 """
+
+
+CERT = "\n" + yaml.safe_dump(secret("cert", "shop", *self_signed("example.org")))
 
 
 def attached(section: str, *hostnames: str) -> str:
@@ -310,7 +309,7 @@ def test_a_request_for_another_listener_is_misdirected_and_one_for_nobody_is_not
 ) -> None:
     """HTTPRouteHTTPSListenerDetectMisdirectedRequests, all of its rows."""
     routes = attached("any", "example.org"), attached("second"), attached("wild"), attached("fourth")
-    loaded = load(WORLD, SHARED, *routes)
+    loaded = load(WORLD, SHARED, CERT, *routes)
     listener = loaded.table.listeners["", 443]
     assert isinstance(listener, TlsListener) and not loaded.errors, said(loaded)
     chain = by_sni(listener, sni)

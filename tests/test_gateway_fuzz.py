@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_gateway_istio import GATEWAY, HTTP, SERVICES, VIRTUAL
+from tproxy.core.http import Head
+from tproxy.core.http_explain import done, table_of
+from tproxy.core.http_forwarded import Client
 from tproxy.core.http_routes import Request
 from tproxy.core.route_explain import lines, told
 from tproxy.gateway.compile import compile_table
+from tproxy.gateway.envoy.dump import config_dump
 from tproxy.gateway.objects import Object, parse
 
 SUITE = Path(os.environ.get("TPROXY_GATEWAY_API") or Path(__file__).parents[2] / "shared" / "gateway-api")
@@ -36,6 +40,7 @@ spec:
     allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}}}, kinds: [{kind: TLSRoute}]}
   - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}
   - {name: tcp, port: 5000, protocol: TCP}
+  - {name: http, port: 8080, protocol: HTTP}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TLSRoute
@@ -67,7 +72,88 @@ kind: Secret
 metadata: {name: cert, namespace: shop}
 data: {tls.crt: LS0tLS1CRUdJTiA=, tls.key: LS0tLS1CRUdJTiA=}
 """
-GOOD = [each for text in (GATEWAY, VIRTUAL, SERVICES, HTTP, API) for each in yaml.safe_load_all(text)]
+RULES = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: all, namespace: shop}
+spec:
+  hosts: [webapp.istioinaction.io]
+  gateways: [coolstore-gateway]
+  http:
+  - match:
+    - uri: {regex: "/v[0-9]"}
+      ignoreUriCase: false
+      headers: {a: {prefix: b}}
+      withoutHeaders: {c: {}}
+      queryParams: {q: {exact: "1"}}
+      authority: {exact: x}
+      scheme: {exact: http}
+      port: 80
+    route:
+    - destination: {host: web, port: {number: 443}, subset: v1}
+      weight: 1
+      headers: {response: {remove: [x]}}
+    rewrite: {uriRegexRewrite: {match: "^/(a)", rewrite: \\1}, authority: b.example}
+    headers: {request: {set: {a: b}, add: {c: d}, remove: [e]}}
+    mirrors: [{destination: {host: web, port: {number: 443}}, percentage: {value: 5}}]
+    timeout: 5s
+    retries: {attempts: 3, perTryTimeout: 2s, retryOn: "5xx,503", backoff: 25ms}
+    corsPolicy: {allowOrigins: [{exact: "*"}], allowMethods: [GET], maxAge: 24h, allowCredentials: true}
+    fault: {delay: {fixedDelay: 1s, percentage: {value: 1}}, abort: {httpStatus: 503, percentage: {value: 2}}}
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new, authority: b.example, scheme: https, derivePort: FROM_REQUEST_PORT, redirectCode: 308}
+  - match: [{uri: {prefix: /said}}]
+    directResponse: {status: 200, body: {string: hello}}
+  - match: [{uri: {prefix: /on}}]
+    delegate: {name: other}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: other, namespace: shop}
+spec: {http: [{match: [{uri: {exact: /on/x}}], route: [{destination: {host: web, port: {number: 443}}}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all, namespace: shop}
+spec:
+  parentRefs: [{name: gw}]
+  rules:
+  - name: first
+    matches: [{path: {type: PathPrefix, value: /x}, method: GET, queryParams: [{name: a, value: b}]}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], remove: [c]}}
+    - {type: URLRewrite, urlRewrite: {hostname: b.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: web, port: 443}, fraction: {numerator: 1}}}
+    - {type: CORS, cors: {allowOrigins: ["https://*.example"], allowMethods: ["*"], maxAge: 5}}
+    backendRefs:
+    - name: web
+      port: 443
+      filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: a, value: b}]}}]
+    timeouts: {request: 10s, backendRequest: 1s}
+    retry: {codes: [500], attempts: 2, backoff: 10ms}
+  - matches: [{path: {type: RegularExpression, value: /z.*}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect:
+        {scheme: https, hostname: b.example, port: 443, path: {type: ReplaceFullPath, replaceFullPath: /}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: all, namespace: shop}
+spec:
+  parentRefs: [{name: gw}]
+  rules:
+  - matches: [{method: {service: a.B, method: C, type: Exact}, headers: [{name: v, value: "1"}]}]
+    backendRefs: [{name: web, port: 443}]
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: logs, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  accessLogging: [{providers: [{name: envoy}], filter: {expression: response.code >= 400}, disabled: false}]
+"""
+GOOD = [each for text in (GATEWAY, VIRTUAL, SERVICES, HTTP, API, RULES) for each in yaml.safe_load_all(text)]
 ODD = st.sampled_from(
     [
         None,
@@ -141,5 +227,10 @@ def read(text: str) -> None:
         for name in (None, "a.example.com", "x"):
             told(listener, name, None)
             told(listener, name, Request(name or "b.example.com", "/x"))
+            for path in ("/x", "/v1", "/old", "/said", "/on/x", "/a.B/C"):
+                head = Head("GET", "http", name or "webapp.istioinaction.io", path, [("origin", "https://a.example")])
+                if (table := table_of(listener, name)) is not None:
+                    assert list(done(table, head, Client("192.0.2.1")))
+    assert config_dump(loaded.table, {}, "", "")["configs"]
     for finding in loaded.findings:
         assert len(finding.text) < 2000

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
 from pods.podman import injection
 from pods.render import Object, containers, find, key, load, render
+from tests.conformance.world import SUITE
+from tests.test_gateway_schema import specs
+from tproxy.cli import parser
+from tproxy.cli.gateway_source import labels_of
 from tproxy.control.config import Control
 from tproxy.core.capture import Capture
 from tproxy.core.config import Config
@@ -24,6 +29,8 @@ from tproxy.core.inject.injection import NEVER, Injection
 from tproxy.core.inject.pod import Patch, Skip, inject
 from tproxy.core.inject.workload import places
 from tproxy.core.settings import IstioCa, Mixed, Mode, Outside, WorkloadApi
+from tproxy.gateway.conditions import CONTROLLER
+from tproxy.gateway.kinds import CORE, CUSTOM, WITH_STATUS
 
 HERE = Path(__file__).parents[1] / "manifests"
 OVERLAYS = sorted(path.parent for path in HERE.glob("overlays/*/kustomization.yaml"))
@@ -32,7 +39,10 @@ BROUGHT = {"tproxy-ca"}  # by whoever installs: README
 VERSION = "1.31"
 
 
-@pytest.fixture(params=[HERE / "base", HERE / "examples", HERE / "egress", *OVERLAYS], ids=lambda path: path.name)
+PLACES = [HERE / "base", HERE / "examples", HERE / "egress", HERE / "gateway", *OVERLAYS]
+
+
+@pytest.fixture(params=PLACES, ids=lambda path: path.name)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
     return render(request.param)
 
@@ -40,6 +50,14 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 def settings(overlay: str) -> Injection:
     found = find(render(HERE / overlay), "ConfigMap", "tproxy-control")
     return Injection.parse(injection(found), "injection")
+
+
+def validate(one: Object) -> None:
+    """By Kubernetes' schemas; what has a definition of its own, by that, where it is at hand."""
+    if not one["apiVersion"].startswith("gateway.networking.k8s.io/"):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    elif SUITE.is_dir():
+        jsonschema.validate(one["spec"], specs()[one["kind"]])
 
 
 def templates(objects: list[Object]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -52,12 +70,12 @@ def templates(objects: list[Object]) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HERE)))
 def test_every_file_is_valid_against_kubernetes_schemas(path: Path) -> None:
     for one in load(path):
-        kubernetes_validate.validate(one, VERSION, strict=True)
+        validate(one)
 
 
 def test_every_overlay_renders_to_valid_objects_each_of_which_is_there_once(objects: list[Object]) -> None:
     for one in objects:
-        kubernetes_validate.validate(one, VERSION, strict=True)
+        validate(one)
     names = [key(one) for one in objects]
     assert len(set(names)) == len(names)
 
@@ -159,19 +177,56 @@ def test_control_has_these_rights_and_no_others() -> None:
     assert all(len(rule["resources"]) == 1 for rule in rules)
 
 
-def test_control_may_run_where_pod_security_is_restricted() -> None:
+def test_the_gateway_has_the_rights_that_it_uses_and_no_others() -> None:
+    rules = find(render(HERE / "gateway"), "ClusterRole", "tproxy-gateway")["rules"]
+    rights = {
+        (group, resource, verb, name)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
+    read = {(kind.group, kind.plural, verb, "") for kind in (*CORE, *CUSTOM) for verb in ("list", "watch")}
+    written = {(kind.group, f"{kind.plural}/status", "patch", "") for kind in WITH_STATUS.values()}
+    asked = {("apiextensions.k8s.io", "customresourcedefinitions", "get", kind.definition) for kind in CUSTOM}
+    assert rights == read | written | asked
+
+
+def test_the_gateway_understands_its_arguments_and_serves_its_class() -> None:
+    objects = render(HERE / "gateway")
+    (container,) = containers(find(objects, "Deployment", "tproxy-gateway"))
+    args = parser().parse_args(container["args"])
+    namespace, _, name = args.publish_service.partition("/")
+    assert find(objects, "Service", name)["metadata"]["namespace"] == namespace
+    assert args.kubernetes and labels_of(args) == {"istio": "ingressgateway"}
+    assert find(objects, "GatewayClass", "tproxy")["spec"]["controllerName"] == CONTROLLER
+
+
+@pytest.mark.parametrize(
+    ("folder", "namespace", "deployment"),
+    [("base", "tproxy-system", "tproxy-control"), ("gateway", "tproxy-gateway", "tproxy-gateway")],
+)
+def test_control_and_gateway_may_run_where_pod_security_is_restricted(
+    folder: str, namespace: str, deployment: str
+) -> None:
     """Kubernetes, Pod Security Standards, "Restricted"."""
-    objects = render(HERE / "base")
-    assert find(objects, "Namespace", "tproxy-system")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == (
-        "restricted"
-    )
-    spec = find(objects, "Deployment", "tproxy-control")["spec"]["template"]["spec"]
+    objects = render(HERE / folder)
+    labels = find(objects, "Namespace", namespace)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    spec = find(objects, "Deployment", deployment)["spec"]["template"]["spec"]
+    sysctls = {each["name"] for each in spec["securityContext"].get("sysctls", ())}
+    assert sysctls <= {"net.ipv4.ip_unprivileged_port_start"}
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in spec["containers"]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]} <= {"configMap", "secret", "emptyDir"}
+    assert {next(iter(set(volume) - {"name"})) for volume in spec.get("volumes", ())} <= {
+        "configMap",
+        "secret",
+        "emptyDir",
+    }
 
 
 @pytest.mark.parametrize("overlay", ["base", *(f"overlays/{path.name}" for path in OVERLAYS)])

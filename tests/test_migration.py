@@ -258,7 +258,7 @@ def test_a_namespace_goes_from_plaintext_to_strict_under_traffic_and_no_connecti
 
         # 4: strict, pod by pod
         for name, before in (("web-5", first), ("web-6", second)):
-            last = shop.join(name, {**moving, **strict, "egress": "passthrough", "mixed": "plain"})
+            last = shop.join(name, {**moving, "inbound": {"mode": "strict"}})  # as the annotation does
             shop.leave(before)
         time.sleep(0.5)
         for traffic in everyone:

@@ -21,9 +21,9 @@ from tests.pods import pod
 from tests.test_admission import asked
 from tests.webhook import Caller, caller, injecting, patched, port
 from tproxy.control import cabundle, rootmaps, rotation
-from tproxy.control.api_server import ApiError, Reply, connected
 from tproxy.control.config import Control
 from tproxy.control.publisher import version
+from tproxy.kube.api_server import ApiError, Reply, connected
 from tproxy.world.process import wait_for
 
 

@@ -46,7 +46,7 @@ def test_until_the_first_set_every_port_is_strict_and_nobody_is_let_in(inbound: 
     for who in (WEB, ""):
         answer = asked(config, who)
         assert isinstance(answer, Deny) and answer.reason is Reason.POLICIES_AWAY
-    assert config.mode_rule(80) == "mode strict of control has not told which policies there are"
+    assert config.mode_rule(80) == "mode strict of no set of policies from control is in force yet"
 
 
 def test_a_set_without_objects_leaves_what_the_configuration_says() -> None:

@@ -63,7 +63,7 @@ class Live:
 
     def _start(self) -> Process:
         argv = [TPROXY, "gateway", "run", "--config", str(self._conf), "--drain", "0", "--log-format", "json"]
-        argv += ["--metrics-port", "0", "--ready-port", "0"]
+        argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0"]
         log = self._folder / "gateway.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})
@@ -75,7 +75,7 @@ class Live:
         text = world.text()
         changed, self._text = text != self._text, text
         if changed:
-            fresh = self._conf / "cluster.new"
+            fresh = self._folder / "cluster.new"  # beside what is watched: one change is one reload
             fresh.write_text(text)
             fresh.rename(self._conf / "cluster.yaml")
         return changed

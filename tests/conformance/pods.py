@@ -171,7 +171,9 @@ class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.said = said
 
     def service(self, details: Any) -> Any:
-        headers = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
+        headers: dict[str, str] = {}
+        for key, value in details.invocation_metadata:
+            headers[key] = f"{headers[key]},{value}" if key in headers else str(value)
         answer = json.dumps({**self.said, "method": details.method, "headers": headers}).encode()
         reply: Callable[[bytes, Any], bytes] = lambda _, __: answer  # noqa: E731
         return grpc.unary_unary_rpc_method_handler(reply)

@@ -51,8 +51,8 @@ EXAMPLES = """examples:
 exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(only: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """The command line, whole or with these verbs: a sidecar need not carry the others for ever."""
     top = argparse.ArgumentParser(
         prog="tproxy",
         description="Transparent mutual TLS for pods: fails closed, explains itself.",
@@ -61,14 +61,16 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"tproxy {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in only:
         import_module(f"tproxy.cli.{verb}").register(verbs)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; every expected fault is one line on stderr and an exit code."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    known = words[:1] if words and words[0] in VERBS else VERBS
+    args = parser(known).parse_args(words)
     try:
         code: int = args.run(args)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""``tproxy demo``: two pods in network namespaces, mTLS between them, and who is refused. Needs root."""
+"""``tproxy demo``: pods in network namespaces, mTLS between them, who is refused; or a gateway. Needs root."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser("demo", help="show it all in network namespaces", description=__doc__)
     parser.add_argument("--report", default="build/demo.json", metavar="FILE", help="where the checks go as JSON")
+    parser.add_argument("--gateway", action="store_true", help="the gateway's story instead")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Play; 1 if a check failed."""
     root_and_programs(TOOLS)
+    if args.gateway:
+        from tproxy.demo import gateway
+
+        return gateway.play(Path(args.report))
     from tproxy.demo.story import play
 
     return play(Path(args.report))

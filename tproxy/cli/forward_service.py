@@ -108,7 +108,10 @@ def _target(forward: Forward) -> Target | None:
 def _installed(forward: Forward, unit: str, calls: Sequence[Sequence[str]]) -> bool:
     """Write and start it; what systemd does not take is taken back."""
     path = Path(forward.file)
-    before = path.read_text() if path.exists() else None
+    try:
+        before = path.read_text() if path.exists() else None
+    except OSError as error:
+        raise KernelError(f"reading {path}", error.strerror, "run it with sudo") from error
     _write(path, unit)
     for call in calls:
         code, _, trouble = _ask(["systemctl", *call])

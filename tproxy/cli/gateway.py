@@ -90,10 +90,22 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drain", type=float, metavar="SECONDS", default=base.drain, help="to finish after SIGTERM")
     parser.add_argument("--default-sni", metavar="NAME", default="", help="taken for clients that send no SNI")
+    parser.add_argument("--mesh", metavar="FILE", help="a sidecar's configuration: our identity towards ISTIO_MUTUAL")
     parser.add_argument("--half-open", type=int, metavar="N", default=base.half_open, help="of one address at once")
     parser.add_argument("--connections", type=int, metavar="N", default=base.connections, help="of one port at once")
     parser.add_argument("--proxy-from", metavar="CIDR,...", default="", help="who must send PROXY protocol headers")
+    parser.add_argument("--workers", type=int, metavar="N", default=base.workers, help="processes on the same ports")
+    parser.add_argument(
+        "--access-log", choices=("off", "text", "json"), default="", help="a line each request (default: by Telemetry)"
+    )
     parser.add_argument("--metrics-port", type=int, metavar="PORT", default=15020, help="0: none (default: 15020)")
+    parser.add_argument(
+        "--admin-port",
+        type=int,
+        metavar="PORT",
+        default=15000,
+        help="/config_dump on loopback; 0: none (default: 15000)",
+    )
     parser.add_argument("--ready-port", type=int, metavar="PORT", default=15021, help="0: none (default: 15021)")
 
 

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
@@ -28,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Where the cluster is, and which of it is ours."""
     group = parser.add_argument_group("with a Kubernetes cluster instead of DIR")
     group.add_argument("--kubernetes", action="store_true", help="read objects from its API, write statuses back")
-    group.add_argument("--namespace", metavar="NS,...", default="", help="of these only (default: all)")
+    group.add_argument("--watch-namespace", metavar="NS,...", default="", help="its objects only (default: all)")
     group.add_argument("--gateway-class", metavar="NAME,...", default="", help="of our GatewayClasses these only")
     group.add_argument("--publish-service", metavar="NS/NAME", default="", help="its addresses are the Gateways'")
     group.add_argument("--address", metavar="IP,...", default="", help="what statuses say instead")
@@ -39,6 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
     """Not asked yet."""
+    if args.config or args.folder:
+        raise ConfigError("command line", "--kubernetes", "is instead of a directory, not beside it")
     from tproxy.gateway.cluster import Cluster
     from tproxy.kube.where import SECRETS, Kubernetes, parse_api_server
 
@@ -49,7 +53,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
     except ValueError as error:
         raise ConfigError("command line", "--api-server", str(error), args.api_server or default) from error
     token, authority = args.token_file or f"{SECRETS}/token", args.ca_file or f"{SECRETS}/ca.crt"
-    return Cluster(Kubernetes(*server, token, authority), _words(args.namespace))
+    return Cluster(Kubernetes(*server, token, authority), _words(args.watch_namespace))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -62,6 +66,7 @@ class Following:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args, self._cluster = args, cluster_of(args)
         self._loaded: Loaded | None = None
+        self._missing: Mapping[Bind, KernelError] = {}
 
     def not_ready(self) -> str:
         """Why nothing is served yet, or nothing."""
@@ -95,10 +100,10 @@ class Following:
 
     async def _taken(self, gate: Gate, metrics: Metrics) -> None:
         loaded = await asyncio.to_thread(self._compiled, frozenset())
-        if missing := gate.missing(loaded.table):
+        missing = gate.missing(loaded.table)
+        if missing:
             loaded = await asyncio.to_thread(self._compiled, frozenset(missing))
-        for finding in loaded.findings:
-            log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+        self._say(missing, loaded)
         try:
             gate.take(loaded.table, loaded.material)
         except KernelError as error:
@@ -107,22 +112,37 @@ class Following:
             return
         metrics.taken()
         self._loaded = loaded
-        ports = sorted({port for _, port in (*loaded.table.listeners, *loaded.table.datagrams)})
-        log.info("reloaded: ports %s", ", ".join(map(str, ports)) or "none")
+
+    def _say(self, missing: Mapping[Bind, KernelError], loaded: Loaded) -> None:
+        """What is new: endpoints come and go all day, and what is wrong stays wrong meanwhile."""
+        known, ports_before = (set(self._loaded.findings), _ports(self._loaded)) if self._loaded else (set(), "")
+        for bind in missing.keys() - self._missing.keys():
+            log.error("%s", missing[bind])
+        self._missing = missing
+        for finding in loaded.findings:
+            if finding not in known:
+                log.log(logging.ERROR if finding.level == "error" else logging.WARNING, "%s", finding.text)
+        ports = _ports(loaded)
+        log.log(logging.DEBUG if ports == ports_before else logging.INFO, "reloaded: ports %s", ports)
 
     def _compiled(self, taken: frozenset[Bind]) -> Loaded:
         from tproxy.gateway.compile import compile_table
         from tproxy.gateway.conditions import CONTROLLER
-        from tproxy.gateway.site import Site, published
+        from tproxy.gateway.site import published
         from tproxy.kernel.sock import can_bind
 
         objects, errors = self._cluster.read()
-        site = Site(
+        site = replace(
+            source.site_of(self._args),
             controllers=frozenset({CONTROLLER}),
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
-            secrets=source.site_of(self._args).secrets,
             taken=taken,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
+
+
+def _ports(loaded: Loaded) -> str:
+    ports = sorted({port for _, port in (*loaded.table.listeners, *loaded.table.datagrams)})
+    return ", ".join(map(str, ports)) or "none"

@@ -9,10 +9,14 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli import gateway_workers
+from tproxy.cli.gateway_dump import Dump, admin_socket
 from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
@@ -20,6 +24,7 @@ from tproxy.kernel.errors import KernelError
 if TYPE_CHECKING:
     from tproxy.admin.http import Pages
     from tproxy.admin.metrics import Metrics
+    from tproxy.cli.gateway_workers import Ties
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.directory import Directory
     from tproxy.gateway.gate import Gate
@@ -29,14 +34,23 @@ log = logging.getLogger("tproxy")
 
 
 def run(args: argparse.Namespace) -> int:
+    """In this process, or in several."""
+    start_logging(args)
+    if args.workers < 1 or (args.workers > 1 and args.kubernetes):
+        raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
+    return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
+
+
+def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     """Everything is read and checked before anything listens."""
     import uvloop
 
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
-    start_logging(args)
-    settings = source.settings_of(args)
+    settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    if args.mesh:
+        mesh_of(args.mesh)
     world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
@@ -49,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     privileges.raise_open_files()
     privileges.keep_secrets()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, settings, world, loaded))
+        return runner.run(_serve(args, settings, world, loaded, ties))
 
 
 def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
@@ -62,7 +76,11 @@ def _compiled(directory: Directory, args: argparse.Namespace) -> Loaded:
 
 
 async def _serve(
-    args: argparse.Namespace, settings: Settings, world: Directory | Following, loaded: Loaded | None
+    args: argparse.Namespace,
+    settings: Settings,
+    world: Directory | Following,
+    loaded: Loaded | None,
+    ties: Ties | None,
 ) -> int:
     from tproxy.admin.http import serve
     from tproxy.admin.metrics import Metrics
@@ -78,26 +96,35 @@ async def _serve(
 
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
+    metrics.registry.register(gate.web.journal)
     if loaded is not None:
         gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
+    if ties is not None:
+        loop.add_reader(ties.parent, stopping.set)  # it ends with the parent
     not_ready = world.not_ready if isinstance(world, Following) else lambda: ""
-    servers = [await serve(sock, pages) for sock, pages in _pages(args, gate, metrics, not_ready)]
+    servers = [await serve(sock, pages) for sock, pages in _pages(args, gate, metrics, not_ready, ties)]
     log.info("ready: %s", _ports(gate))
     if isinstance(world, Following):
         following = asyncio.create_task(world.follow(gate, metrics, again))
     else:
         following = asyncio.create_task(_follow(args, world, gate, metrics, again))
+    work = [following, *([asyncio.create_task(join(args.mesh, gate, metrics.refused))] if args.mesh else [])]
     told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((following, told), return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
-        following.result()
+    await asyncio.wait((*work, told), return_when=asyncio.FIRST_COMPLETED)
+    if ties is not None:
+        loop.remove_reader(ties.parent)
+    for task in work:
+        if task.done():
+            task.result()
     log.info("stopping: %d connections have %g s to finish", gate.open_connections(), settings.drain)
-    following.cancel()
+    for task in work:
+        task.cancel()
     cut = await gate.stop()
+    gate.web.journal.flush()
     for server in servers:
         server.close()
     log.info("stopped: %d connections were cut", cut)
@@ -128,12 +155,12 @@ async def _follow(
 
 
 def _ports(gate: Gate) -> str:
-    ports = sorted(port for _, port in gate.table.listeners)
+    ports = sorted(port for _, port in (*gate.table.listeners, *gate.table.datagrams))
     return f"ports {', '.join(map(str, ports)) or 'none'}"
 
 
 def _pages(
-    args: argparse.Namespace, gate: Gate, metrics: Metrics, not_ready: Callable[[], str]
+    args: argparse.Namespace, gate: Gate, metrics: Metrics, not_ready: Callable[[], str], ties: Ties | None
 ) -> list[tuple[socket.socket, Pages]]:
     from tproxy.admin.http import Answer
     from tproxy.kernel.sock import any_host, plain_listener
@@ -143,9 +170,15 @@ def _pages(
         return Answer.text(why, 503) if why else Answer.text("ready")
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
+    told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
+    dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+    if ties is not None:
+        return [(ties.pages, {"/config_dump": dump.page, **told})]
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
-        made.append((plain_listener(any_host(), args.metrics_port), {"/metrics": metrics.page, **health}))
+        made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
+        made.append((sock, {"/config_dump": dump.page, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))
     return made

@@ -38,6 +38,7 @@ def routes(args: argparse.Namespace) -> int:
 
     loaded = _complain(load(args))
     found = [line for _, listener in _listeners(loaded) for line in lines(listener)]
+    found += [line for bind in sorted(loaded.table.datagrams) for line in lines(loaded.table.datagrams[bind])]
     if args.json:
         print(json.dumps([_plain(line) for line in found], indent=2))
         return 0
@@ -49,7 +50,7 @@ def routes(args: argparse.Namespace) -> int:
 
 def listeners(args: argparse.Namespace) -> int:
     """A table of ports, and of names where TLS tells servers apart."""
-    from tproxy.core.listener_rows import rows
+    from tproxy.gateway.envoy.rows import rows
 
     found = [row for bind, listener in _listeners(_complain(load(args))) for row in rows(bind, listener)]
     if args.json:
@@ -98,9 +99,9 @@ def _told(args: argparse.Namespace, bind: Bind, listener: Listener) -> tuple[Tol
 
     name, host = args.sni or args.host, args.host or args.sni
     head, table = _head(args), table_of(listener, name)
-    request = request_of(head, table) if args.host else None
-    answer = told(listener, name, request)
     client = Client("192.0.2.1", head.scheme, listener.port, args.sni or "")  # RFC 5737: nobody
+    request = request_of(head, table, client) if args.host else None
+    answer = told(listener, name, request)
     return answer, list(done(table, head, client)) if table and host and args.host else []
 
 

@@ -52,6 +52,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         drain=args.drain,
         connections=args.connections,
         half_open=args.half_open,
+        access_log=args.access_log,
+        workers=args.workers,
         default_sni=parse_default(args.default_sni),
         proxy_from=tuple(_network(part) for part in args.proxy_from.split(",") if part),
     )

@@ -89,7 +89,7 @@ def troubles(found: dict[str, Any], now: float) -> list[str]:
     if told.get("refused"):
         faults.append(f"the newest policies are not in force: {told['refused']}")
     if told and not told["in_force"]:
-        faults.append("no policies have come from control: nobody is let in")
+        faults.append("no set of policies from control is in force yet: nobody is let in")
     return faults
 
 

@@ -6,7 +6,8 @@ PURE. Source: istio, pilot/pkg/model/telemetry_logging.go (EnvoyTextLogFormat, E
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -25,6 +26,30 @@ _DETAILS = {
     "DPE": "http1.codec_error",
     "FI": "fault_filter_abort",
 }
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whether requests are logged; ``compare`` and ``code`` limit it to some statuses."""
+
+    on: bool
+    compare: str = ""
+    code: int = 0
+
+    def wants(self, status: int) -> bool:
+        """Whether a request that ended so is logged."""
+        return self.on and (not self.compare or _COMPARE[self.compare](status, self.code))
+
+
+EVERY = Wanted(True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from tproxy.core.manifest import Manifest, Workload, distinct
 from tproxy.core.settings import Mode, Settled
 from tproxy.core.told import Told
 
-_NONE_YET = "control has not told which policies there are"
+_NONE_YET = "no set of policies from control is in force yet"
 _OPENNESS = (Mode.STRICT, Mode.PERMISSIVE, Mode.DISABLE)
 
 

@@ -33,8 +33,8 @@ def after_timeout(retry: Retry) -> bool:
     return bool(_RESET & retry.on) or 504 in retry.codes
 
 
-def after_reply(retry: Retry, reply: Reply) -> bool:
-    """An answer came, and it is not liked."""
+def after_reply(retry: Retry, reply: Reply, end: bool) -> bool:
+    """An answer came, and it is not liked; gRPC's status stands in its head only where that is all of it."""
     status = reply.status
     if status in retry.codes or (status >= 500 and "5xx" in retry.on):
         return True
@@ -42,5 +42,7 @@ def after_reply(retry: Retry, reply: Reply) -> bool:
         return True
     if status == 409 and "retriable-4xx" in retry.on:
         return True
+    if not end:
+        return False
     number = next((value for name, value in reply.headers if name == "grpc-status"), "")
     return number.isdecimal() and _GRPC.get(int(number[:3]), "-") in retry.on

@@ -22,6 +22,7 @@ from tproxy.core.routes import (
     TcpListener,
     Terminate,
     TlsListener,
+    UdpListener,
     by_port,
     by_sni,
     nearest,
@@ -33,7 +34,7 @@ class Line:
     """One rule on one port: which host it is for, what is done, and why it is not taken (empty: it is)."""
 
     port: int
-    kind: str  # passthrough, terminate, closed, tcp, http
+    kind: str  # passthrough, terminate, closed, tcp, udp, http
     host: str
     server: str
     rule: str
@@ -52,9 +53,11 @@ class Told:
     others: tuple[Line, ...]
 
 
-def lines(listener: Listener) -> Iterator[Line]:
+def lines(listener: Listener | UdpListener) -> Iterator[Line]:
     """Every rule of a port."""
     match listener:
+        case UdpListener(port, server, route):
+            yield _line(port, "udp", "*", server, route)
         case TcpListener(port, server, route):
             yield _line(port, "tcp", "*", server, route)
         case HttpListener(port, table):

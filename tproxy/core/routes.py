@@ -16,6 +16,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import TypeAlias
 
+from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
@@ -45,6 +46,14 @@ class ProxyProtocol(StrEnum):
     V2 = "v2"
 
 
+class Balance(StrEnum):
+    """How requests are shared among a backend's endpoints."""
+
+    LEAST_REQUEST = "least_request"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+
+
 @dataclass(frozen=True, slots=True)
 class BackendTls:
     """TLS that we begin towards a backend. Credentials are named as ``gateway.secrets`` names them."""
@@ -72,6 +81,7 @@ class Backend:
     fault: str = ""
     filters: Filters = NO_FILTERS  # of HTTP
     http2: bool = False  # it speaks HTTP/2, also without TLS
+    balance: Balance = Balance.LEAST_REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,7 @@ class Table:
 
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
     datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
+    access_log: Wanted | None = None  # None: objects do not say whether they want one
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

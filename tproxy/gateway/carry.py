@@ -14,7 +14,16 @@ from tproxy.core.http_routes import HttpTable
 from tproxy.core.proxy_protocol import v1, v2
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
-from tproxy.core.routes import Backend, HttpListener, Passthrough, ProxyProtocol, Route, TcpListener, Terminate
+from tproxy.core.routes import (
+    Backend,
+    HttpListener,
+    Passthrough,
+    ProxyProtocol,
+    Route,
+    TcpListener,
+    Terminate,
+    TlsListener,
+)
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
 from tproxy.gateway.serve import ended, plain
@@ -40,6 +49,8 @@ async def carry(down: socket.socket, trace: Trace, door: Door) -> Record:
     legs = wanted if isinstance(wanted, Deny) else await _legs(*wanted, down, trace, door)
     if isinstance(legs, Deny):
         abort(down)
+        if isinstance(door.listener, TlsListener):
+            door.gate.web.journal.no_connection(legs, trace)
         return trace.refused(legs)
     return trace.moved(await relay(*legs, door.gate.reactor))
 

@@ -113,6 +113,7 @@ class Cluster:
         self._objects.pop(key, None)
         self._errors.pop(key, None)
         self._statuses.pop(key, None)
+        self._said.pop(f"{key[1]} {key[2]}", None)
 
     def _take(self, key: _Key, kind: Kind, document: dict[str, Any]) -> None:
         version = str(document.get("apiVersion") or "").rpartition("/")[2] or kind.versions[0]

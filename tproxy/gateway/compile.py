@@ -13,6 +13,7 @@ from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
+from tproxy.gateway.telemetry import access_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ def compile_table(
     for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
-    return Loaded(Table(served, others.datagrams), tuple(findings.found), statuses, vault.material)
+    logged = access_log(things, labels, findings, site.secrets.namespace)
+    return Loaded(Table(served, others.datagrams, logged), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object]) -> list[Object]:

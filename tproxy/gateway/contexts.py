@@ -87,8 +87,6 @@ class Contexts:
         """Towards a backend."""
         if tls.fault:
             return Deny(Reason.NO_CREDENTIALS, tls.fault)
-        if tls.mode == "ISTIO_MUTUAL":
-            return Deny(Reason.NO_CREDENTIALS, "the gateway has no identity of the mesh (--mesh)")
         if missing := [name for name in (tls.secret, *tls.ca, tls.crl) if name and name not in self.material]:
             return Deny(Reason.NO_CREDENTIALS, f"{missing[0]} is missing or unusable")
         return self._kept(

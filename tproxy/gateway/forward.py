@@ -10,7 +10,6 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from tproxy.core.address import Endpoint
 from tproxy.core.proxy_protocol import V1_LOCAL, V2_LOCAL, v1, v2
@@ -21,6 +20,7 @@ from tproxy.core.socat import Target
 from tproxy.kernel.sock import abort, reset_on_close
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import PlainLeg
+from tproxy.proxy.lookup import lookup
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
@@ -42,29 +42,20 @@ class Forwarder:
 
     async def dial(self) -> tuple[socket.socket, Endpoint] | Deny:
         """A connected socket and whom it reached: the name's addresses in their order, until one answers."""
-        refusal = Deny(Reason.CONNECT_FAILED, f"{self.target.host} has no address")
-        for endpoint in await self._endpoints():
-            found = await reach(endpoint, 0, self.seconds, self.reactor)
-            if not isinstance(found, Deny):
+        found = await lookup(self.target.host, self.seconds)
+        if isinstance(found, Deny):
+            self._saw(found.why)
+            return found
+        refusal = Deny(Reason.CONNECT_FAILED, "it has no address")
+        for address in found:
+            endpoint = Endpoint(address, self.target.port)
+            sock = await reach(endpoint, 0, self.seconds, self.reactor)
+            if not isinstance(sock, Deny):
                 self._saw("")
-                return found, endpoint
-            refusal = found
+                return sock, endpoint
+            refusal = sock
         self._saw(refusal.why)
         return refusal
-
-    async def _endpoints(self) -> list[Endpoint]:
-        host, port = self.target.host, self.target.port
-        try:
-            return [Endpoint(ip_address(host), port)]
-        except ValueError:
-            pass
-        try:
-            async with asyncio.timeout(self.seconds):
-                known = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            log.warning("looking up %s: %s", host, error or "no answer in time")
-            return []
-        return [Endpoint.of_socket(name) for _, _, _, _, name in known]
 
     def _saw(self, trouble: str) -> None:
         """Say it when it changes, not each time."""

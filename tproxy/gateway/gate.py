@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from tproxy.core.access_log import EVERY
 from tproxy.core.address import Address
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
@@ -26,6 +29,7 @@ from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.server import Handler, Server, drain
+from tproxy.proxy.tls import Contexts as MeshContexts
 
 log = logging.getLogger("tproxy")
 
@@ -64,6 +68,7 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
+    mesh: MeshContexts | None = None  # our own identity, once it is there
     web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
@@ -76,7 +81,7 @@ class Gate:
     @property
     def means(self) -> Means:
         """With what backends are called by TLS, at this moment."""
-        return Means(self.contexts, self.reactor, self.settings.connect)
+        return Means(self.contexts, self.mesh, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -87,9 +92,9 @@ class Gate:
         datagrams: dict[Bind, Datagrams] = {}
         try:
             for bind in table.listeners.keys() - self._servers.keys():
-                sock = front_listener(bind[0] or self.settings.host, bind[1])
+                sock = self._listen(bind)
                 fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
-            for bind in table.datagrams.keys() - self._datagrams.keys():
+            for bind in self._of_udp(table):
                 sock = datagram_socket(bind[0] or self.settings.host, bind[1])
                 datagrams[bind] = Datagrams(sock, partial(self._datagram_listener, bind), self.finished)
         except KernelError:
@@ -100,6 +105,7 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
+        self._log_requests()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
             server.stop()
@@ -117,22 +123,34 @@ class Gate:
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
 
-    def missing(self, table: Table) -> set[Bind]:
-        """Ports of a table that cannot be had, with a line about each."""
-        found: set[Bind] = set()
+    def missing(self, table: Table) -> dict[Bind, KernelError]:
+        """Ports of a table that cannot be had, and why."""
+        found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
-                front_listener(bind[0] or self.settings.host, bind[1]).close()
+                self._listen(bind).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
-        for bind in table.datagrams.keys() - self._datagrams.keys():
+                found[bind] = error
+        for bind in self._of_udp(table):
             try:
                 datagram_socket(bind[0] or self.settings.host, bind[1]).close()
             except KernelError as error:
-                log.error("%s", error)
-                found.add(bind)
+                found[bind] = error
         return found
+
+    def _listen(self, bind: Bind) -> socket.socket:
+        return front_listener(bind[0] or self.settings.host, bind[1], shared=self.settings.workers > 1)
+
+    def _of_udp(self, table: Table) -> set[Bind]:
+        """Ports without a socket yet. Of several workers the first has them: datagrams of a client belong together."""
+        return set() if self.settings.worker else table.datagrams.keys() - self._datagrams.keys()
+
+    def _log_requests(self) -> None:
+        """As the operator says; where that is nothing, as the objects do, and only what they want."""
+        said, flag, journal = self.table.access_log, self.settings.access_log, self.web.journal
+        asked = said is not None and said.on
+        journal.form = flag.replace("off", "") if flag else "text" if asked else ""
+        journal.wanted = said if said is not None and asked else EVERY
 
     @contextmanager
     def half_open(self, source: Address) -> Iterator[Deny | None]:
@@ -159,4 +177,6 @@ class Gate:
         cut = await drain([*self._servers.values(), *self._closed], self.settings.drain)
         for each in self._datagrams.values():
             each.stop()
+        self.web.backends.close()  # what is kept for the next request ends cleanly, not by a reset when we are gone
+        await asyncio.sleep(0)
         return cut

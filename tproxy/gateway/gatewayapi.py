@@ -13,16 +13,16 @@ from tproxy.core import routes as model
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http_routes import Entry
-from tproxy.core.routes import Bind, Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
+from tproxy.core.routes import Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
 from tproxy.gateway import gatewayapi_gateways as gateways
 from tproxy.gateway import gatewayapi_http as http
 from tproxy.gateway.backend_policies import Policies
 from tproxy.gateway.conditions import CONTROLLER, Conditions
 from tproxy.gateway.features import SUPPORTED
 from tproxy.gateway.findings import Findings, by_kind
-from tproxy.gateway.gatewayapi_conflicts import clash
 from tproxy.gateway.gatewayapi_gateways import Served
 from tproxy.gateway.gatewayapi_listeners import FAMILY, Listener
+from tproxy.gateway.gatewayapi_ports import Ports
 from tproxy.gateway.gatewayapi_routes import Parent, References, hostnames, parents, shown
 from tproxy.gateway.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
@@ -63,8 +63,7 @@ class _Reading:
         for key, made in self.served.items():
             self.parents["Gateway", *key] = made.own
             for each in made.sets:
-                if each.attached:
-                    self.parents["ListenerSet", *each.thing.key] = each.listeners
+                self.parents["ListenerSet", *each.thing.key] = each.listeners if each.attached else []
             for one in made.listeners:
                 self.gateways[id(one)], self.taken[id(one)] = made, _Taken()
 
@@ -78,6 +77,9 @@ def tables(
     statuses: Statuses = {}
     ours = _classes(kinds["GatewayClass"], site, statuses)
     served = _served(kinds, ours, world, registry, site, statuses, findings)
+    ports = Ports.of(served.values(), findings)
+    for made in served.values():
+        gateways.finish(made)
     policies = Policies.of(kinds["BackendTLSPolicy"], world, findings)
     reading = _Reading(world, registry, policies, served, statuses, findings)
     for thing in sorted((thing for kind in _ROUTES for thing in kinds[kind]), key=lambda thing: thing.age):
@@ -90,7 +92,7 @@ def tables(
         statuses |= {str(each.thing): each.status() for each in made.sets}
     statuses |= {str(each.thing): each.status() for each in policies.every if each.ancestors}
     gateways.warn(served, findings)
-    return _table(reading), statuses
+    return _table(ports, reading.taken), statuses
 
 
 def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
@@ -184,28 +186,12 @@ def _once(found: list[Parent]) -> list[Parent]:
     return [parent for index, parent in enumerate(found) if parent.ref not in [other.ref for other in found[:index]]]
 
 
-def _table(reading: _Reading) -> Table:
-    """Gateways without addresses of their own share the ports of this process; the older one goes first."""
-    ports: dict[tuple[Bind, bool], list[Listener]] = {}
-    for made in reading.served.values():
-        for one in (one for one in made.listeners if one.binds):
-            for address in one.addresses or ("",):
-                there = ports.setdefault(((address, one.port), one.protocol == "UDP"), [])
-                other = next((other for other in there if clash(one, other)), None)
-                if other is None:
-                    there.append(one)
-                else:
-                    why = f"port {one.port} is taken by {other.title} ({other.protocol} {other.hostname})"
-                    reading.findings.warn(one.owner, one.path, f"{why}; it is not served")
-    found = {key: each for key, each in ports.items() if each}
+def _table(ports: Ports, taken: Mapping[int, _Taken]) -> Table:
     datagrams = {
-        bind: model.UdpListener(bind[1], each[0].title, _first(reading.taken[id(each[0])]))
-        for (bind, udp), each in found.items()
-        if udp
+        bind: model.UdpListener(bind[1], found[0].title, _first(taken[id(found[0])]))
+        for bind, found in ports.datagrams.items()
     }
-    return Table(
-        {bind: _listener(bind[1], each, reading.taken) for (bind, udp), each in found.items() if not udp}, datagrams
-    )
+    return Table({bind: _listener(bind[1], found, taken) for bind, found in ports.streams.items()}, datagrams)
 
 
 def _first(taken: _Taken) -> Route | None:

@@ -46,7 +46,8 @@ class Served:
 
     thing: Object
     conditions: Conditions
-    addresses: tuple[str, ...] = ()  # where it binds
+    addresses: tuple[str, ...] = ()  # where it binds; none: where all do
+    bound: bool = True  # False: it is not accepted, or none of its addresses can be had
     reported: tuple[str, ...] = ()  # where clients reach it
     client: str = ""  # the Secret with its certificate towards backends, as namespace/name
     frontend: Frontend = field(default_factory=Frontend)
@@ -70,7 +71,7 @@ class Served:
 
 
 def gateway(thing: Object, sets: list[Object], world: World, registry: Registry, site: Site) -> Served:
-    """Everything about a Gateway but its routes. ConfigError for what its CRD's schema refuses."""
+    """All of a Gateway but its routes; ``finish`` comes next. ConfigError for what its CRD's schema refuses."""
     spec, made = thing.fields("spec"), Served(thing, Conditions(thing.generation))
     _addresses(made, spec, site)
     if spec.inner("infrastructure").raw("parametersRef") is not None:
@@ -84,13 +85,18 @@ def gateway(thing: Object, sets: list[Object], world: World, registry: Registry,
     for one in made.own + [one for each in made.sets for one in each.listeners]:
         if any((address, one.port) in site.taken for address in made.addresses or ("",)):
             one.conditions.set("Accepted", False, "PortUnavailable", f"port {one.port} cannot be had")
+    made.bound = made.bound and "Accepted" not in made.conditions.found  # only what is wrong has been said by now
     conflicts([made.own, *(each.listeners for each in made.sets if each.attached)])
     overlaps(made.listeners)
     settle(made.listeners)
+    return made
+
+
+def finish(made: Served) -> None:
+    """What follows for the whole from its listeners, when it is known which of them have their ports."""
     for each in made.sets:
         _settle_set(each)
     _settle(made)
-    return made
 
 
 def refused(thing: Object, error: ConfigError) -> dict[str, Any]:
@@ -118,6 +124,7 @@ def _addresses(made: Served, spec: Fields, site: Site) -> None:
     given = site.binds.get(f"{made.thing.namespace}/{made.thing.name}")
     made.addresses = tuple(each for each in wanted if each not in site.published) or ((given,) if given else ())
     made.reported = tuple(wanted) or (() if bad else site.published)
+    made.bound = bool(wanted) or not bad
 
 
 def _client(made: Served, backend: Fields, world: World) -> None:

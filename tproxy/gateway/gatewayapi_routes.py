@@ -156,7 +156,8 @@ def _parent(
         why = f"no listener takes a {thing.kind} of namespace {thing.namespace}"
         conditions.set("Accepted", False, "NotAllowedByListeners", why)
     else:
-        conditions.set("Accepted", False, "NoMatchingParent", "no listener has that sectionName and port")
+        why = "no listener has that sectionName and port" if listeners else "it has no listener that is served"
+        conditions.set("Accepted", False, "NoMatchingParent", why)
     if faults:
         conditions.set("ResolvedRefs", False, *faults[0])
     conditions.default("ResolvedRefs", True, "ResolvedRefs")

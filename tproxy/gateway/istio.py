@@ -27,7 +27,7 @@ from tproxy.core.routes import (
 from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.istio_delegates import resolved
 from tproxy.gateway.istio_gateway import GROUP, Family, Server, servers
-from tproxy.gateway.istio_tables import Bound, requests, requests_by_tls
+from tproxy.gateway.istio_tables import Bound, Virtuals, requests, requests_by_tls
 from tproxy.gateway.istio_virtual import L4Match, L4Rule, Virtual, policies, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
@@ -94,7 +94,7 @@ def _each(things: Iterable[Object], read: Callable[[Object], T], findings: Findi
 
 
 def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Findings) -> Bound:
-    bound: dict[str, list[Virtual]] = {f"{thing.namespace}/{thing.name}": [] for thing in gateways}
+    bound = {f"{thing.namespace}/{thing.name}": Virtuals() for thing in gateways}
     for made in virtuals:
         limited = {name for rule in (*made.tls, *made.tcp) for match in rule.matches for name in match.gateways}
         limited |= {name for rule in made.http for condition in rule.conditions for name in condition.gateways}

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http_filters import Filters, Redirect
 from tproxy.core.http_routes import Entry, HttpTable, Match, Rule, istio_order
+from tproxy.core.routes import ServerTls
 from tproxy.gateway.istio_gateway import Server
 from tproxy.gateway.istio_virtual import Virtual
 
-Bound = Mapping[str, list[Virtual]]  # by Gateway, namespace/name
+
+class Virtuals(list[Virtual]):
+    """Those that are bound to a Gateway, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exact: dict[str, list[int]] = {}
+        self._wild: list[int] = []
+        self._read = 0
+
+    def for_hosts(self, hosts: Iterable[str]) -> Iterable[Virtual]:
+        """Those that may share a host with a server: so a thousand servers do not look at a thousand each."""
+        for place in range(self._read, len(self)):
+            for host in self[place].hosts:
+                (self._wild if host.startswith("*") else self._exact.setdefault(host, [])).append(place)
+        self._read = len(self)
+        wanted = list(hosts)
+        if any(host.startswith("*") for host in wanted):
+            return self
+        return [
+            self[place] for place in sorted({*self._wild, *(p for host in wanted for p in self._exact.get(host, ()))})
+        ]
+
+
+Bound = Mapping[str, Virtuals]  # by Gateway, namespace/name
 
 
 def requests(found: list[Server], bound: Bound, name: str = "", owners: HostTable[str] | None = None) -> HttpTable:
@@ -34,7 +59,7 @@ def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]
     """The VirtualServices of a server's Gateway, with their rules for it."""
     gateway = f"{server.gateway.namespace}/{server.gateway.name}"
     found = []
-    for made in bound[gateway]:
+    for made in bound[gateway].for_hosts(host for _, host in server.hosts):
         entries = [
             Entry(condition.match, rule.rule)
             for rule in made.http
@@ -42,8 +67,16 @@ def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]
             if condition.port in (None, server.port) and gateway in (condition.gateways or made.gateways)
         ]
         if entries:
-            found.append((made, entries))
+            found.append((made, list(_until_all(entries))))
     return found
+
+
+def _until_all(entries: list[Entry]) -> Iterator[Entry]:
+    """Within one VirtualService nothing comes after what takes everything; behind those of others it stands last."""
+    for entry in entries:
+        yield entry
+        if entry.match.is_catch_all:
+            return
 
 
 def _to_https(server: Server) -> Rule:
@@ -59,13 +92,16 @@ def requests_by_tls(found: list[Server], bound: Bound) -> dict[str, HttpTable]:
     TLS in the same way share one table, so such a request is served; for all others it is misdirected (421).
     """
     ending = [server for server in found if server.protocol == "HTTPS" and not server.passes]
-    leaders = {server.name: next(other.name for other in ending if other.tls == server.tls) for server in ending}
+    first: dict[ServerTls | None, str] = {}
+    leaders = {server.name: first.setdefault(server.tls, server.name) for server in ending}
+    alike: dict[str, list[Server]] = {}
+    for server in ending:
+        alike.setdefault(leaders[server.name], []).append(server)
     owners = HostTable((host, leaders.get(server.name, server.name)) for server in found for _, host in server.hosts)
     tables: dict[str, HttpTable] = {}
     for server in ending:
         leader = leaders[server.name]
         if leader not in tables:
-            alike = [other for other in ending if leaders[other.name] == leader]
-            tables[leader] = requests(alike, bound, leader, owners)
+            tables[leader] = requests(alike[leader], bound, leader, owners)
         tables[server.name] = tables[leader]
     return tables

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import covers, is_address, parse_hostname
-from tproxy.core.routes import Backend, BackendTls, ProxyProtocol, Route
+from tproxy.core.routes import Backend, BackendTls, Balance, ProxyProtocol, Route
 from tproxy.gateway import istio_http
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.istio_http import HttpRule
@@ -18,6 +18,11 @@ from tproxy.gateway.registry import NOT_READY, Registry, full_host
 from tproxy.gateway.secrets import Vault
 
 _MESH_ONLY = ("sourceLabels", "sourceNamespace")
+_BALANCE = {
+    **dict.fromkeys(("UNSPECIFIED", "LEAST_REQUEST", "LEAST_CONN", "PASSTHROUGH"), Balance.LEAST_REQUEST),
+    "ROUND_ROBIN": Balance.ROUND_ROBIN,
+    "RANDOM": Balance.RANDOM,
+}
 _PROXY = {"V1": ProxyProtocol.V1, "V2": ProxyProtocol.V2}
 
 
@@ -59,6 +64,7 @@ class Policy:
     tls: BackendTls | None
     proxy: ProxyProtocol
     ports: Mapping[int, BackendTls | None] = field(default_factory=dict)  # those that have TLS settings of their own
+    balance: Balance = Balance.LEAST_REQUEST
 
     def tls_of(self, host: str, port: int | None) -> BackendTls | None:
         """Towards one of the host's ports."""
@@ -164,7 +170,9 @@ class _Reader:
         name = "|".join(("outbound", str(number_of or ""), subset, host))  # Envoy's name for it, which people grep
         http2 = self._registry.http2(host, port)
         backend = Backend(name, endpoints, weight, fault="" if fault == NOT_READY else fault, http2=http2)
-        return replace(backend, tls=policy.tls_of(host, number_of), proxy=policy.proxy) if policy else backend
+        if policy is None:
+            return backend
+        return replace(backend, tls=policy.tls_of(host, number_of), proxy=policy.proxy, balance=policy.balance)
 
 
 _NOTHING = Policy({}, None, ProxyProtocol.NONE)
@@ -221,7 +229,7 @@ class _Traffic:
         """A subset's policy takes the host's place where it says something; ports take both their places."""
         traffic = entry.inner("trafficPolicy")
         refuse(traffic, ("tunnel",))
-        ignore(self.thing, traffic, ("loadBalancer", "connectionPool", "outlierDetection"), self.findings)
+        ignore(self.thing, traffic, ("connectionPool", "outlierDetection"), self.findings)
         tls, proxy, ports = base.tls, base.proxy, dict(base.ports)
         if traffic.raw("tls") is not None:
             tls, ports = self._tls(traffic), {}
@@ -236,8 +244,22 @@ class _Traffic:
             version = traffic.inner("proxyProtocol")
             proxy = _PROXY[version.choice("version", "V1", _PROXY)]
             version.finish()
+        balance = self._balance(traffic) if traffic.raw("loadBalancer") is not None else base.balance
         traffic.finish()
-        return Policy(labels, tls, proxy, ports)
+        return Policy(labels, tls, proxy, ports, balance)
+
+    def _balance(self, traffic: Fields) -> Balance:
+        """LoadBalancerSettings.simple; what keeps a client with one endpoint is not there."""
+        given = traffic.inner("loadBalancer")
+        simple = given.choice("simple", "UNSPECIFIED", _BALANCE)
+        ignore(
+            self.thing, given, ("consistentHash", "localityLbSetting", "warmupDurationSecs", "warmup"), self.findings
+        )
+        given.finish()
+        if simple == "PASSTHROUGH":
+            why = "means the address that a client called; a gateway's clients call the gateway. It is ignored"
+            self.findings.warn(self.thing, given.name("simple"), why)
+        return _BALANCE[simple]
 
     def _tls(self, traffic: Fields) -> BackendTls | None:
         return client_tls(self.thing, traffic.inner("tls"), self.host, self.findings, self.vault)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias, cast
 
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import Head
@@ -13,104 +14,126 @@ from tproxy.core.http_forwarded import Client as Caller
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record
-from tproxy.core.routes import HttpListener, Terminate, TlsListener, by_sni
+from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 from tproxy.gateway.gate import Door
 from tproxy.gateway.http.begin import accept
 from tproxy.gateway.http.either import Either
+from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.h1_server import H1Server
 from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.h2_server import H2Server
-from tproxy.gateway.http.stream import Sink, Stream
+from tproxy.gateway.http.stream import Reset, Sink, Stream
 from tproxy.gateway.tls import Told, secure
 from tproxy.kernel.sock import reset_on_close
+from tproxy.proxy.legs import PlainLeg, TruncatedError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
-Codec = Callable[[Caller, str], asyncio.Protocol]  # with what ALPN agreed on
 H2_LIMITS = H2Limits()
 NO_TABLE = HttpTable(HostTable(()))
+Codec: TypeAlias = "Either | H2Server"
 
 
 async def plain(down: socket.socket, trace: Trace, door: Door) -> Record:
     """Plaintext HTTP on a port."""
-    caller = Caller(str(trace.source.ip), "http", trace.target.port)
 
     def table() -> HttpTable:
         listener = door.listener
         return listener.table if isinstance(listener, HttpListener) else NO_TABLE
 
-    async def begin(make: Codec) -> asyncio.BaseTransport:
-        reset_on_close(down, False)
-        conn = make(caller, "")
-        return (await asyncio.get_running_loop().connect_accepted_socket(lambda: conn, down))[0]
-
-    return await serve(begin, trace, door, table)
+    served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port), table)
+    conn = served.codec("")
+    reset_on_close(down, False)
+    return await served.until_end(conn, door.gate.reactor.attach(PlainLeg(down), conn))
 
 
 async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door) -> Record:
     """HTTP within TLS that we end. The name's table may be replaced meanwhile, but not what is asked of clients."""
 
+    seen: Listener | None = None
+    found = NO_TABLE
+
     def table() -> HttpTable:
-        listener = door.listener
-        if not isinstance(listener, TlsListener):
-            return NO_TABLE
-        match by_sni(listener, trace.sni or door.gate.settings.default_sni):
-            case Terminate(tls=tls, inside=HttpTable() as found) if tls.check == chain.tls.check:
-                return found
-            case _:
-                return NO_TABLE
+        nonlocal seen, found
+        if (listener := door.listener) is not seen:  # another one after a reload
+            seen, found = listener, _within(listener, chain, trace.sni or door.gate.settings.default_sni)
+        return found
 
-    async def begin(make: Codec) -> asyncio.BaseTransport | Deny:
-        def made(told: Told) -> asyncio.Protocol:
-            return make(Caller(str(trace.source.ip), "https", trace.target.port, trace.sni, told.xfcc), told.alpn)
+    served = _Served(door, trace, Caller(str(trace.source.ip), "https", trace.target.port, trace.sni), table)
 
-        return await secure(down, chain, made, trace, door)
+    def made(told: Told) -> Codec:
+        served.caller = replace(served.caller, xfcc=told.xfcc)
+        return served.codec(told.alpn)
 
-    return await serve(begin, trace, door, table)
-
-
-async def serve(
-    begin: Callable[[Codec], Awaitable[asyncio.BaseTransport | Deny]],
-    trace: Trace,
-    door: Door,
-    table: Callable[[], HttpTable],
-) -> Record:
-    """Requests on a connection until it ends, or until we stop."""
-    web = door.gate.web
-    ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def gone(error: Exception | None) -> None:
-        if not ended.done():
-            ended.set_result(error)
-
-    def codec(caller: Caller, alpn: str) -> asyncio.Protocol:
-        def each(stream: Stream, head: Head, end: bool) -> Sink:
-            return accept(web.engine, table(), caller, stream, head, end)
-
-        def one() -> H1Server:
-            return H1Server(each, caller.scheme, web.engine.wheel, web.engine.limits, web.refused, gone)
-
-        def two() -> H2Server:
-            return H2Server(each, caller.scheme, H2_LIMITS, web.refused_stream, gone)
-
-        conn = two() if alpn == "h2" else Either(one, two, web.engine.wheel, web.engine.limits.head, gone)
-        made.append(conn)
-        return conn
-
-    made: list[H2Server | Either] = []
-    transport = await begin(codec)
+    transport = await secure(down, chain, made, trace, door)
     if isinstance(transport, Deny):
+        served.web.journal.no_connection(transport, trace)
         return trace.refused(transport)
-    conn = made[0]
-    web.open.add(conn)
-    if web.draining:
-        conn.drain()
-    try:
-        error = await ended
-    except asyncio.CancelledError:
-        cast(asyncio.Transport, transport).abort()
-        return trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
-    finally:
-        web.open.discard(conn)
-    outcome = Outcome.CLOSED if error is None else Outcome.RESET
-    return trace.moved(Moved(conn.received, conn.sent, outcome, "source"))
+    return await served.until_end(served.made, transport)
+
+
+def _within(listener: Listener | None, chain: Terminate, name: str) -> HttpTable:
+    """What a name's requests meet now."""
+    if not isinstance(listener, TlsListener):
+        return NO_TABLE
+    match by_sni(listener, name):
+        case Terminate(tls=tls, inside=HttpTable() as table) if tls.check == chain.tls.check:
+            return table
+        case _:
+            return NO_TABLE
+
+
+class _Served:
+    """One connection, whichever codec it gets."""
+
+    def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
+        self.web, self.trace, self.caller, self.table = door.gate.web, trace, caller, table
+        self.loop = asyncio.get_running_loop()
+        self.made: Codec
+        self._ended: asyncio.Future[Exception | None] = self.loop.create_future()
+
+    def codec(self, alpn: str) -> Codec:
+        """As was agreed on; where nothing was, as the first bytes say."""
+        web = self.web
+        if alpn == "h2":
+            self.made = self._two()
+        else:
+            self.made = Either(self._one, self._two, web.engine.wheel, web.limits.head, self._gone)
+        return self.made
+
+    def _one(self) -> H1Server:
+        wheel, limits = self.web.engine.wheel, self.web.limits
+        return H1Server(self._accept, self.caller.scheme, wheel, limits, self._refused, self._gone)
+
+    def _two(self) -> H2Server:
+        return H2Server(self._accept, self.caller.scheme, H2_LIMITS, self._refused_stream, self._gone)
+
+    def _accept(self, stream: Stream, head: Head, end: bool) -> Sink:
+        """A request; its table is that of this moment."""
+        return accept(self.web.engine, self.table(), self.caller, self.trace, stream, head, end)
+
+    def _refused(self, refusal: Refusal) -> None:
+        self.web.journal.refused(refusal, self.trace)
+
+    def _refused_stream(self, reset: Reset) -> None:
+        self.web.journal.refused(Refusal(400, reset.why), self.trace)
+
+    def _gone(self, error: Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(error)
+
+    async def until_end(self, conn: Codec, transport: asyncio.BaseTransport) -> Record:
+        """Requests until it ends, or until we stop."""
+        self.web.open.add(conn)
+        if self.web.draining:
+            conn.drain()
+        try:
+            error = await self._ended
+        except asyncio.CancelledError:
+            cast(asyncio.Transport, transport).abort()
+            return self.trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
+        finally:
+            self.web.open.discard(conn)
+        left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
+        outcome = Outcome.CLOSED if left else Outcome.RESET
+        return self.trace.moved(Moved(conn.received, conn.sent, outcome, "source"))

@@ -18,4 +18,7 @@ class Settings:
     connections: int = 65_536  # at once, each port
     half_open: int = 256  # connections of one address that have not said a whole hello yet
     default_sni: str = ""  # what a client is taken to ask for that asks for no name
+    workers: int = 1  # processes on the same ports; caps are each one's own
+    worker: int = 0  # which of them this is; UDP is the first one's
+    access_log: str = ""  # off, text or json; nothing: as Telemetry objects say, and off without any
     proxy_from: tuple[Network, ...] = ()  # who must send a PROXY header; nobody else may connect then

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tproxy.core.fields import ConfigError
 from tproxy.core.routes import Bind
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Where
@@ -33,11 +34,15 @@ ANYWHERE = Site()
 def published(objects: Iterable[Object], service: str) -> tuple[str, ...]:
     """Where clients reach a Service (namespace/name): its load balancer, its external addresses, else its own."""
     found = next((one for one in objects if (one.group, one.kind, "/".join(one.key)) == ("", "Service", service)), None)
-    if found is None:
+    try:
+        outside, own = _addresses(found) if found else ([], [])
+    except ConfigError:
         return ()
-    ingress = found.fields("status").inner("loadBalancer").each("ingress")
-    outside = [each.text("ip") or each.text("hostname") for each in ingress]
-    spec = found.fields("spec")
-    outside += spec.items("externalIPs", str)
-    own = [each for each in spec.items("clusterIPs", str) or (spec.text("clusterIP"),) if each not in ("", "None")]
     return tuple(dict.fromkeys(each for each in outside if each)) or tuple(own)
+
+
+def _addresses(service: Object) -> tuple[list[str], list[str]]:
+    ingress, spec = service.fields("status").inner("loadBalancer").each("ingress"), service.fields("spec")
+    outside = [each.text("ip") or each.text("hostname") for each in ingress]
+    own = spec.items("clusterIPs", str) or (spec.text("clusterIP"),)
+    return [*outside, *spec.items("externalIPs", str)], [each for each in own if each not in ("", "None")]

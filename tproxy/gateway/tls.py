@@ -28,15 +28,17 @@ from tproxy.identity.fronts import Notes
 from tproxy.identity.leaf import PeerCertificate, peer_certificate
 from tproxy.identity.openssl import TlsError, verify_message
 from tproxy.identity.trust import reason
-from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
-from tproxy.proxy.tls import MAX_HANDSHAKE, denial
+from tproxy.proxy.tls import MAX_HANDSHAKE, denial, handshake
+from tproxy.proxy.tls import Contexts as MeshContexts
 from tproxy.proxy.trace import Trace
+from tproxy.proxy.transport import LINGER
 
 if TYPE_CHECKING:
     from tproxy.gateway.gate import Door
 
+CERT_REVOKED = 23  # openssl/x509_vfy.h
 HTTP = ("h2", "http/1.1")
 
 
@@ -80,7 +82,8 @@ async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door
         return role
     tls, notes = fronts.connection(role)
     leg = TlsLeg(sock, tls)
-    refused = await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
+    with door.gate.half_open(trace.source.ip) as full:
+        refused = full or await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
     if refused is None:
         trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
@@ -91,6 +94,7 @@ class Means:
     """With what backends are called."""
 
     contexts: Contexts
+    mesh: MeshContexts | None
     reactor: AnyReactor
     seconds: float  # for a handshake
 
@@ -115,6 +119,8 @@ async def connect(
     sock: socket.socket, tls: BackendTls, means: Means, host: str = "", alpn: tuple[str, ...] = ()
 ) -> TlsLeg | Deny:
     """The client's handshake alone. A backend is verified unless the configuration says in so many words not to."""
+    if tls.mode == "ISTIO_MUTUAL":
+        return await _workload(sock, tls, means)
     role = means.contexts.client(tls, alpn)
     if isinstance(role, Deny):
         return role
@@ -124,6 +130,18 @@ async def connect(
         made.ask_for(name)
     leg = TlsLeg(sock, made)
     return await _shake(leg, notes, means.seconds, means.reactor, _of_backend) or leg
+
+
+async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLeg | Deny:
+    """With our own SVID to a sidecar, whose id must be one that is wanted, if some are."""
+    if means.mesh is None:
+        return Deny(Reason.NO_CREDENTIALS, "the gateway has no identity in the mesh: --mesh gives it one")
+    found = await handshake(sock, means.mesh.client, means.seconds, means.reactor)
+    if isinstance(found, Deny):
+        return found
+    if tls.names and str(found.peer) not in tls.names:
+        return Deny(Reason.PEER_UNEXPECTED, f"it is {found.peer}, not {' or '.join(tls.names)}")
+    return found.leg
 
 
 async def _shake(
@@ -136,14 +154,23 @@ async def _shake(
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except TlsError as error:
         if alert := leg.tls.take():
-            with contextlib.suppress(OSError):
-                leg.sock.send(alert)
-                reset_on_close(leg.sock, False)  # the alert should be read
-                leg.sock.shutdown(socket.SHUT_WR)
+            await _last_words(leg.sock, alert, reactor)
         return words(error, notes)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
     return None
+
+
+async def _last_words(sock: socket.socket, alert: bytes, reactor: AnyReactor) -> None:
+    """The alert, and a while in which it can be read: in TLS 1.3 a client may have sent its request already."""
+    with contextlib.suppress(OSError, TimeoutError):
+        sock.send(alert)
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(LINGER):
+            while True:
+                await reactor.readable(sock)
+                if not sock.recv(65536):
+                    return
 
 
 def _of_client(error: TlsError, notes: Notes) -> Deny:
@@ -173,7 +200,7 @@ def _of_backend(error: TlsError, notes: Notes) -> Deny:
 
 def _reason(code: int, otherwise: Reason) -> Reason:
     """Of X509_V_ERR_*; what is only about the chain is ``otherwise``."""
-    found = reason(code)
+    found = Reason.PEER_REVOKED if code == CERT_REVOKED else reason(code)
     return otherwise if found is Reason.PEER_UNTRUSTED else found
 
 

@@ -66,13 +66,18 @@ def plain_listener(host: str, port: int) -> socket.socket:
     return sock
 
 
-def front_listener(host: str, port: int, backlog: int = 4096) -> socket.socket:
-    """A gateway's listening socket; without a host all addresses, IPv4 and IPv6 at once. No capability is needed."""
+def front_listener(host: str, port: int, backlog: int = 4096, shared: bool = False) -> socket.socket:
+    """A gateway's listening socket; without a host all addresses, IPv4 and IPv6 at once. No capability is needed.
+
+    ``shared``: other processes of this user listen there, too, and the kernel shares connections out.
+    """
     host = host or any_host()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         _tune(sock, 0)

@@ -191,7 +191,9 @@ class Generations:
         self._told = remarks
 
     def _refuse(self, error: ConfigError) -> None:
-        log.error("reload refused, the last good configuration keeps serving: %s", error)
+        none = self._policies is not None and self._policies.held is None
+        kept = "nobody is let in without policies" if none else "the last good configuration keeps serving"
+        log.error("reload refused, %s: %s", kept, error)
         self._refused()
 
 

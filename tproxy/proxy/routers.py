@@ -14,14 +14,14 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
-from tproxy.core.address import Address, Endpoint, parse_address
+from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
 from tproxy.core.egress_routes import EgressRule, last_octet, order
 from tproxy.core.reason import Deny, Reason
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.lookup import lookup
 from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
 
@@ -88,8 +88,12 @@ class Routers:
 
     async def _reach(self, hop: Hop, config: Config, reactor: AnyReactor) -> tuple[socket.socket, Endpoint] | Deny:
         host, port = hop
-        refusal = Deny(Reason.CONNECT_FAILED, f"{host} has no address")
-        for address in await self._addresses(host, config.egress_routes.connect):
+        found = await self._addresses(host, config.egress_routes.connect)
+        if isinstance(found, Deny):
+            self._saw(hop, found.why)
+            return found
+        refusal = Deny(Reason.CONNECT_FAILED, "it has no address")
+        for address in random.sample(found, len(found)):
             endpoint = Endpoint(address, port)
             sock = await reach(endpoint, config.marks.own, config.egress_routes.connect, reactor)
             if not isinstance(sock, Deny):
@@ -99,21 +103,16 @@ class Routers:
         self._saw(hop, refusal.why)
         return refusal
 
-    async def _addresses(self, host: str, seconds: float) -> list[Address]:
-        try:
-            return [parse_address(str(ip_address(host)))]
-        except ValueError:
-            pass
+    async def _addresses(self, host: str, seconds: float) -> list[Address] | Deny:
+        """Looked up now and then; an older answer is better than none."""
         clock, known = self._known.get(host, (-math.inf, []))
         if time.monotonic() - clock > REMEMBERED:
-            try:
-                async with asyncio.timeout(seconds):
-                    names = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-                known = list(dict.fromkeys(parse_address(name[0]) for *_, name in names))
-            except (OSError, TimeoutError, UnicodeError) as error:
-                log.warning("looking up router %s: %s", host, error or "no answer in time")
-            self._known[host] = time.monotonic(), known  # an older answer is better than none
-        return random.sample(known, len(known))
+            found = await lookup(host, seconds)
+            if isinstance(found, Deny) and not known:
+                return found
+            known = known if isinstance(found, Deny) else found
+            self._known[host] = time.monotonic(), known
+        return known
 
     def _saw(self, hop: Hop, trouble: str) -> None:
         """Say it when it changes, not each time."""

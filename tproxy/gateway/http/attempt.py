@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tproxy.core.address import Endpoint
 from tproxy.core.http import Headers, Reply
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.stream import Client, Reset, Stream
@@ -30,6 +31,12 @@ class Attempt:
         self.client = client
         self.stream = client.open(self)
         self._exchange.request(self, self.stream)
+
+    def local(self) -> str:
+        """Our address towards the backend."""
+        transport = getattr(self.client, "transport", None)
+        name = transport.get_extra_info("sockname") if transport is not None else None
+        return str(Endpoint.of_socket(name)) if name else ""
 
     def failed(self, reset: Reset) -> None:
         """No connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,8 +20,10 @@ from tproxy.gateway.http.stream import Client
 from tproxy.gateway.http.wheel import Wheel
 from tproxy.gateway.tls import Means, begin
 from tproxy.kernel.sock import abort, reset_on_close
+from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.side import reach
 
+log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str]
 H2_LIMITS = H2Limits()
 
@@ -86,9 +88,10 @@ class Backends:
             line = await begin(sock, backend.tls, lambda _: made, self.means(), host, alpn)
             if isinstance(line, Deny):
                 abort(sock)
+                name = backend.tls.sni or host or backend.tls.host
+                log.warning("TLS to %s, SNI %s: %s (%s; %s)", pool.name, name, line.why, line.reason, line.advice)
                 return Deny(line.reason, f"TLS to {backend.name}: {line.why}")
             return made
         reset_on_close(sock, False)
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: made, sock=sock)
+        self.means().reactor.attach(PlainLeg(sock), made)
         return made

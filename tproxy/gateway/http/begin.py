@@ -14,11 +14,14 @@ from tproxy.gateway.http.engine import Done, Engine, new_id
 from tproxy.gateway.http.exchange import Exchange
 from tproxy.gateway.http.local import Local
 from tproxy.gateway.http.stream import Sink, Stream
+from tproxy.proxy.trace import Trace
 
 
-def accept(engine: Engine, table: HttpTable, caller: Caller, stream: Stream, head: Head, end: bool) -> Sink:
+def accept(
+    engine: Engine, table: HttpTable, caller: Caller, trace: Trace, stream: Stream, head: Head, end: bool
+) -> Sink:
     """Begin what the plan says."""
-    done = Done(head, caller, engine.clock())
+    done = Done(head, caller, engine.clock(), trace)
     match plan(table, head, caller, random.random, new_id):
         case Answer() as answer:
             return Local(engine, stream, answer, done)

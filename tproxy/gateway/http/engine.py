@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
 from tproxy.core.http import Head
@@ -13,6 +13,7 @@ from tproxy.core.routes import Backend
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.wheel import Wheel
+from tproxy.proxy.trace import Trace
 
 
 class Done:
@@ -27,11 +28,14 @@ class Done:
     endpoint: Endpoint | None = None
     received_bytes = 0
     sent_bytes = 0
+    sent: Head | None = None  # as the backend got it
+    upstream_local = ""  # our address towards it; only where it is logged
+    details = ""  # where Envoy's flags do not say it
     service_time = -1  # milliseconds until the backend's first byte
     tries = 0
 
-    def __init__(self, head: Head, caller: Caller, began: float) -> None:
-        self.head, self.caller, self.began = head, caller, began
+    def __init__(self, head: Head, caller: Caller, began: float, trace: Trace) -> None:
+        self.head, self.caller, self.began, self.trace = head, caller, began, trace
 
 
 @dataclass(slots=True)
@@ -43,6 +47,8 @@ class Engine:
     pool: Callable[[Backend, Endpoint, str], Pool]  # the authority, too
     clock: Callable[[], float]
     done: Callable[[Done], None]
+    logged: Callable[[], object]  # whether an access log is written
+    turns: dict[str, int] = field(default_factory=dict)  # of backends whose endpoints are asked in turn
 
 
 def new_id() -> str:

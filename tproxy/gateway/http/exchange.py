@@ -6,8 +6,6 @@ other side: at most one read and ``limits.congested`` bytes wait, and a body kep
 
 from __future__ import annotations
 
-import random
-
 from tproxy.core import http_retry as retries
 from tproxy.core.address import Endpoint
 from tproxy.core.http import Headers, Reply
@@ -15,6 +13,7 @@ from tproxy.core.http_local import local
 from tproxy.core.http_plan import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
+from tproxy.gateway.http.balance import pick
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
@@ -60,7 +59,7 @@ class Exchange:
         self._attempt: Attempt | None = None
         self._timer: Timer | None = None
         self._mirrors = shadows(engine, forward.mirrors, end) if forward.mirrors else ()
-        done.rule, done.backend = forward.rule.name, forward.backend
+        done.rule, done.backend, done.sent = forward.rule.name, forward.backend, forward.head
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
             engine.wheel.arm(self._timer, seconds)
@@ -137,11 +136,13 @@ class Exchange:
 
     def _next(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
         fresh = [endpoint for endpoint in endpoints if endpoint not in self._tried] if self._tried else endpoints
-        return random.choice(fresh or endpoints)
+        return pick(self.engine, self._plan.backend, fresh or endpoints, self._plan.head.authority)
 
     def request(self, attempt: Attempt, stream: Stream) -> None:
         """A connection is there: say what was said so far."""
         kept, ended = self._kept or (), self._ended
+        if self.engine.logged():
+            self._done.upstream_local = attempt.local()
         if self._waiting:
             self._waiting = False
             if self._body > self.engine.limits.buffer:
@@ -190,7 +191,7 @@ class Exchange:
             self._down.head(reply, False)
             return True
         retry = self._plan.retry
-        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply):
+        if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply, end):
             self._left -= 1
             attempt.give_up(Reset(Broken.RESET, f"the answer was {reply.status}"))
             self._attempt = None

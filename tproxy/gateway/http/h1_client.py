@@ -27,6 +27,8 @@ class H1Client(asyncio.Protocol):
         self.sent = self.received = 0
         self._buffer, self._scanned = b"", 0
         self._body: Body | None = None
+        self._known = b""  # the last head, and what it means: backends say the same within a second
+        self._response: Response
         self._closing = False
         self._held = False
 
@@ -118,42 +120,46 @@ class H1Client(asyncio.Protocol):
                 self.broken(stream, "the response's head is too long")
             return False
         raw, self._buffer, self._scanned = self._buffer[: end + 4], self._buffer[end + 4 :], 0
-        found = response_head(raw)
-        if isinstance(found, str):
-            self.broken(stream, found)
-            return False
-        return self._interim(stream, found) if found.reply.status < 200 else self._final(stream, found)
+        if raw != self._known:
+            found = response_head(raw)
+            if isinstance(found, str):
+                self.broken(stream, found)
+                return False
+            self._known, self._response = raw, found
+        found = self._response
+        reply = Reply(found.reply.status, list(found.reply.headers))
+        return self._interim(stream, found, reply) if reply.status < 200 else self._final(stream, found, reply)
 
-    def _interim(self, stream: ClientStream, found: Response) -> bool:
-        if found.reply.status == 101:
+    def _interim(self, stream: ClientStream, found: Response, reply: Reply) -> bool:
+        if reply.status == 101:
             if not stream.upgrade or found.upgrade != stream.upgrade:
                 self.broken(stream, "it switched to a protocol that nobody asked for")
                 return False
             stream.raw = stream.begun = True
             stream.keep = False
-            stream.sink.head(found.reply, False)
+            stream.sink.head(reply, False)
             return True
         stream.interim += 1
         if stream.interim > _INTERIM:
             self.broken(stream, "too many interim responses")
             return False
-        if found.reply.status != 100:  # that one was for us
-            stream.sink.head(found.reply, False)
+        if reply.status != 100:  # that one was for us
+            stream.sink.head(reply, False)
         return True
 
-    def _final(self, stream: ClientStream, found: Response) -> bool:
+    def _final(self, stream: ClientStream, found: Response, reply: Reply) -> bool:
         stream.begun = True
         stream.keep = found.keep
         if stream.upgrade:
             stream.write_end = True  # the protocol stays
-        status, length = found.reply.status, found.length
+        status, length = reply.status, found.length
         if stream.method == "HEAD" or status in {204, 304} or length == 0:
-            self._complete_head(stream, found.reply)
+            self._complete_head(stream, reply)
             return True
         if length == -2:
             stream.keep = False
         self._body = Chunked() if length == -1 else UntilClose() if length == -2 else Length(length)
-        stream.sink.head(found.reply, False)
+        stream.sink.head(reply, False)
         return True
 
     def _complete_head(self, stream: ClientStream, reply: Reply) -> None:

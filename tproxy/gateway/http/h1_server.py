@@ -45,6 +45,8 @@ class H1Server(asyncio.Protocol):
         self._out: list[bytes] = []  # one packet
         self._loop = asyncio.get_running_loop()
         self._body: Body | None = None  # of the request being read
+        self._known = b""  # the last head, and what it means
+        self._request: Request
         self._paused = 0
         self.over: str = ""  # why nothing more is read
         self._thrown = 0
@@ -119,6 +121,9 @@ class H1Server(asyncio.Protocol):
         while buffer.startswith(b"\r\n") and self._blanks < 2:  # RFC 9112, 2.2
             buffer, self._blanks = buffer[2:], self._blanks + 1
         self._buffer = buffer
+        if buffer and not 65 <= buffer[0] <= 90 and buffer != b"\r":  # no method: TLS, or what a body left behind
+            self._refuse(Refusal(400, "what came is not HTTP"))
+            return False
         end = buffer.find(BLANK, max(self._scanned - 3, 0))
         if end < 0:
             self._scanned = len(buffer)
@@ -129,11 +134,13 @@ class H1Server(asyncio.Protocol):
         if end > HEAD_LIMIT:
             self._refuse(Refusal(431, f"the head has {end} bytes"))
             return False
-        request = request_head(raw, self.scheme)
-        if isinstance(request, Refusal):
-            self._refuse(request)
-            return False
-        self._start(request)
+        if raw != self._known:
+            request = request_head(raw, self.scheme)
+            if isinstance(request, Refusal):
+                self._refuse(request)
+                return False
+            self._known, self._request = raw, request
+        self._start(self._request)
         return True
 
     def _incomplete(self, buffer: bytes) -> None:
@@ -141,15 +148,11 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(414, "the request line is too long"))
         elif len(buffer) > HEAD_LIMIT:
             self._refuse(Refusal(431, "the head is too long"))
-        elif (
-            buffer and buffer != b"\r" and not 65 <= buffer[0] <= 90
-        ):  # no method begins so: TLS, or what was left of something else
-            self._refuse(Refusal(400, "what came is not HTTP"))
         elif self.timer.when - self.wheel.now > self.limits.head:
             self.wheel.arm(self.timer, self.limits.head)
 
     def _start(self, request: Request) -> None:
-        head = request.head
+        head = request.again()
         stream = self.stream = ServerStream(self, head.method, request.keep)
         if request.length:
             self._body = Chunked() if request.length < 0 else Length(request.length)
@@ -238,6 +241,16 @@ class H1Server(asyncio.Protocol):
         self.transport.write_eof()
         self.pause(HOLD | _PIPELINED, False)
         self.wheel.arm(self.timer, self.limits.linger)
+
+    def break_off(self, why: str, framed: bool) -> None:
+        """End within a response."""
+        self._body, self._buffer, self.over = None, b"", why
+        if framed:
+            self.flush()
+            self.transport.close()
+            self.wheel.arm(self.timer, self.limits.linger)
+        else:
+            self.transport.abort()
 
     def _throw(self, data: bytes) -> None:
         self._thrown += len(data)

@@ -44,8 +44,14 @@ class Pool:
         self._dialling: set[asyncio.Task[None]] = set()
         self._free: dict[Client, float] = {}  # with room, and since when; the last is the freshest
         self._all: set[Client] = set()
+        self._stillborn: set[Client] = set()  # gone before dialling had returned them
         self._waiting: deque[Waiter] = deque()
         self._timer = Timer(self._age)
+
+    @property
+    def busy(self) -> int:
+        """Connections without room, and who waits for one."""
+        return len(self._all) - len(self._free) + len(self._waiting)
 
     def take(self, waiter: Waiter, fresh: bool = False) -> Client | None:
         """A connection with room; None: the waiter will be told. ``fresh`` wants one that nobody has used."""
@@ -90,6 +96,7 @@ class Pool:
     def closed(self, client: Client) -> None:
         """It is gone, or takes no more."""
         if client not in self._all:
+            self._stillborn.add(client)
             return
         self._all.discard(client)
         self._free.pop(client, None)
@@ -121,6 +128,9 @@ class Pool:
             log.exception("a defect of the gateway, dialling %s", self.name)
             found = Deny(Reason.INTERNAL, f"{type(error).__name__}: {error}")
         self._dialling.discard(task)
+        if found in self._stillborn:
+            self._stillborn.discard(found)
+            found = Deny(Reason.CONNECT_FAILED, f"{self.name} closed at once")
         if isinstance(found, Deny):
             self.open -= 1
             if self._waiting:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tproxy.gateway.http.backends import Backends
-from tproxy.gateway.http.engine import Done, Engine
-from tproxy.gateway.http.h1_head import Refusal
+from tproxy.gateway.http.engine import Engine
+from tproxy.gateway.http.journal import Journal
 from tproxy.gateway.http.limits import Limits
-from tproxy.gateway.http.stream import Reset
 from tproxy.gateway.http.wheel import Wheel
 from tproxy.gateway.tls import Means
 
@@ -30,14 +29,9 @@ class Web:
     limits: Limits
     backends: Backends
     engine: Engine
+    journal: Journal
     open: set[Open] = field(default_factory=set)
     draining: bool = False
-
-    def refused(self, refusal: Refusal) -> None:
-        """Bytes that were no request."""
-
-    def refused_stream(self, reset: Reset) -> None:
-        """Frames that were no request."""
 
     def drain(self) -> None:
         """No request after those at hand, on any connection."""
@@ -51,8 +45,6 @@ def web(limits: Limits, means: Callable[[], Means]) -> Web:
     loop = asyncio.get_running_loop()
     wheel = Wheel(loop)
     backends = Backends(means, wheel, limits)
-    return Web(limits, backends, Engine(wheel, limits, backends.pool, loop.time, _done))
-
-
-def _done(done: Done) -> None:
-    pass
+    journal = Journal()
+    engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form)
+    return Web(limits, backends, engine, journal)

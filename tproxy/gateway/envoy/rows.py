@@ -1,7 +1,4 @@
-"""What listens: one row for each port, or for each name where TLS tells servers apart, as istioctl lists listeners.
-
-PURE.
-"""
+"""What listens: one row for each port, or for each name where TLS tells servers apart, as istioctl lists listeners."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import assert_never
 from tproxy.core.hostnames import ANY
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.routes import Bind, Chain, Closed, HttpListener, Listener, Passthrough, Route, TcpListener, TlsListener
+from tproxy.gateway.envoy.names import cluster, https_routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +26,28 @@ def rows(bind: Bind, listener: Listener) -> Iterator[Row]:
     """The rows of one port."""
     address, port = bind[0] or "0.0.0.0", bind[1]
     match listener:
-        case HttpListener(number, table):
-            yield Row(address, port, "ALL", f"Route: http.{number} ({_hosts(table)})")
+        case HttpListener():
+            yield Row(address, port, "ALL", f"Route: http.{port}")
         case TcpListener(_, _, route):
             yield Row(address, port, "ALL", _clusters(route))
-        case TlsListener(_, names):
+        case TlsListener(number, names):
             for name, chain in names.items():
-                yield Row(address, port, "SNI: *" if name == ANY else f"SNI: {name}", _chain(chain))
+                yield Row(address, port, "ALL" if name == ANY else f"SNI: {name}", _chain(number, chain))
         case never:
             assert_never(never)
 
 
-def _chain(chain: Chain) -> str:
+def _chain(port: int, chain: Chain) -> str:
     match chain:
         case Passthrough(_, route):
             return _clusters(route)
         case Closed(_, why):
             return f"closed: {why}"
     inside = chain.inside
-    return f"Route: {chain.server} ({_hosts(inside)})" if isinstance(inside, HttpTable) else _clusters(inside)
+    return f"Route: {https_routes(port, chain.server)}" if isinstance(inside, HttpTable) else _clusters(inside)
 
 
 def _clusters(route: Route | None) -> str:
     if route is None:
         return "no route is bound"
-    return "Cluster: " + ", ".join(backend.name for backend in route.backends)
-
-
-def _hosts(table: HttpTable) -> str:
-    number = len(table.hosts)
-    return f"{number} host{'' if number == 1 else 's'}"
+    return "Cluster: " + ", ".join(map(cluster, route.backends))

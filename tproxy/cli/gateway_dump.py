@@ -1,0 +1,50 @@
+"""The gateway's page for istioctl and jq: /config_dump as Envoy has it, of the table that is served now."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tproxy.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from tproxy.admin.http import Answer
+    from tproxy.core.routes import Table
+
+log = logging.getLogger("tproxy")
+
+
+class Dump:
+    """Made when it is asked for, once for each table."""
+
+    def __init__(self, table: Callable[[], Table], chains: Callable[[], Mapping[str, bytes]]) -> None:
+        self._table, self._chains = table, chains
+        self._of: Table | None = None
+        self._number = 0
+        self._page: Answer | None = None
+
+    def page(self) -> Answer:
+        """The document."""
+        from tproxy.admin.http import Answer
+        from tproxy.gateway.envoy.dump import config_dump
+
+        table = self._table()
+        if self._page is None or table is not self._of:
+            self._of, self._number = table, self._number + 1
+            now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._page = Answer.json(config_dump(table, self._chains(), now, str(self._number)))
+        return self._page
+
+
+def admin_socket(port: int) -> socket.socket | None:
+    """On loopback only. Whoever has the port already keeps it: the gateway serves without its page."""
+    from tproxy.kernel.sock import plain_listener
+
+    try:
+        return plain_listener("127.0.0.1", port)
+    except KernelError as error:
+        log.warning("no admin page: %s", error)
+        return None

@@ -1,0 +1,41 @@
+"""``tproxy gateway run --mesh FILE``: the gateway's own identity in the mesh, as a sidecar has one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tproxy.cli.source import read
+from tproxy.core.fields import ConfigError
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
+    from tproxy.gateway.gate import Gate
+    from tproxy.proxy.side import State
+
+log = logging.getLogger("tproxy")
+
+
+def mesh_of(path: str) -> Config:
+    """A sidecar's configuration, of which trust domain, identity and trust count here."""
+    config = read(path)
+    if config.identity is None:
+        raise ConfigError(path, "identity", "is missing: where the gateway's certificate comes from")
+    return config
+
+
+async def join(path: str, gate: Gate, refused: Callable[[], None]) -> None:
+    """Get it and keep it fresh, for ever; until it is there, backends of the mesh are not called."""
+    from tproxy.proxy.generations import Generations
+
+    def taken(state: State) -> None:
+        gate.mesh = state.contexts
+        log.info("in the mesh as %s", state.own)
+
+    generations = Generations(mesh_of(path), lambda: mesh_of(path), path, taken, refused)
+    try:
+        taken(await generations.first())
+        await generations.run()
+    finally:
+        generations.stop()
