@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tproxy.gateway.http import h2_huffman
 from tproxy.gateway.http.h2_hpack import REPEATED, SECRET, STATIC, TABLE, Decoder, Encoder, HpackError, TooLargeError
 
 NAMES = st.one_of(
@@ -14,6 +18,7 @@ NAMES = st.one_of(
 )
 LATIN = st.text(st.characters(max_codepoint=255), max_size=60)
 VALUES = st.one_of(st.sampled_from([value for _, value in STATIC]), LATIN, st.sampled_from(["x" * 1000, "y" * 5000]))
+CODED = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode
 LISTS = st.lists(st.lists(st.tuples(NAMES, VALUES), max_size=12), min_size=1, max_size=8)
 
 
@@ -58,6 +63,18 @@ def test_of_random_blocks_both_read_the_same_or_both_refuse(blocks: list[bytes])
                 ours.decode(block)
             return
         assert ours.decode(block) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.binary(max_size=30), LATIN.map(lambda text: CODED(text.encode("latin-1")))))
+def test_the_huffman_code_is_the_library_s_of_whatever_bytes(text: bytes) -> None:
+    try:
+        expected = bytes(decode_huffman(text)).decode("latin-1")
+    except hpack.HPACKError:
+        with pytest.raises(hpack.HPACKError):
+            h2_huffman.decode(text)
+    else:
+        assert h2_huffman.decode(text) == expected
 
 
 def test_a_block_whose_bytes_mean_the_same_again_is_called_pure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_frames import PREFACE, SETTINGS, frame, rst_stream
 from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_server import H2Server
+from tproxy.gateway.http.h2_stream import H2Stream
 
 Fields = list[tuple[str, str]]
 
@@ -208,6 +210,23 @@ async def test_random_bytes_never_raise_and_never_make_much(chunks: list[bytes])
     wire = Memory(client)
     for chunk in chunks:
         client.data_received(chunk)
+
+
+@in_loop
+async def test_an_exchange_that_is_over_is_freed_without_the_collector() -> None:
+    path = Path(Limits())
+    path.backend.answers = lambda _: Message([(":status", "200")], [b"x"])
+    gc.disable()
+    try:
+        before = sum(isinstance(thing, H2Stream | Joined) for thing in gc.get_objects())
+        for number in range(1, 41, 2):
+            asked = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")]
+            path.client.say(number, Message(asked))
+            await path.run()
+        assert len(path.backend.seen) == 20
+        assert sum(isinstance(thing, H2Stream | Joined) for thing in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 FRAME = st.tuples(st.integers(0, 10), st.integers(0, 255), st.sampled_from([0, 1, 1, 3, 5]), st.binary(max_size=40))

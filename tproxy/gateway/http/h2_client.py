@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from tproxy.core.http import Head, Reply
 from tproxy.gateway.http import h2_frames as f
-from tproxy.gateway.http.h2_codec import Codec
+from tproxy.gateway.http.h2_codec import BLOCK, BLOCKS, Codec
 from tproxy.gateway.http.h2_frames import Code, Fault
 from tproxy.gateway.http.h2_heads import MalformedError, reply, request_fields, websocket_accept
 from tproxy.gateway.http.h2_limits import Limits
-from tproxy.gateway.http.h2_stream import H2Stream
+from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset, Sink
 
 INTERIM = 16  # 1xx responses before a final one
@@ -26,6 +26,9 @@ class H2Client(Codec):
         self._closed: Callable[[H2Client], None] | None = closed
         self._most = limits.streams  # as the backend allows; until it says so what the RFC recommends, 6.5.2
         self._opened: dict[H2Stream, None] = {}  # without a head yet
+        self._known: dict[
+            bytes, tuple[Reply, int | None]
+        ] = {}  # blocks that leave the table alone, as long as it stays
         self._connects = False  # it takes an extended CONNECT
 
     # Client
@@ -95,12 +98,22 @@ class H2Client(Codec):
         elif stream.had_head:
             self.trailers(stream, block, end)
         else:
-            fields = self.decoder.decode(block)
             try:
-                found, length = reply(fields)
-                self._answered(stream, found, length, end)
+                found, length = self._known.get(block) or self._read(block)
+                self._answered(stream, Reply(found.status, found.headers.copy()), length, end)
             except MalformedError as error:
                 self.made_to_reset(number, Code.PROTOCOL_ERROR, str(error))
+
+    def _read(self, block: bytes) -> tuple[Reply, int | None]:
+        fields = self.decoder.decode(block)
+        if not self.decoder.pure:
+            self._known.clear()
+        found = reply(fields)
+        if self.decoder.pure and len(block) <= BLOCK:
+            if len(self._known) >= BLOCKS:
+                self._known.clear()
+            self._known[block] = found
+        return found
 
     def _answered(self, stream: H2Stream, found: Reply, length: int | None, end: bool) -> None:
         if found.status < 200:
@@ -167,12 +180,14 @@ class H2Client(Codec):
         for stream in opened:
             stream.gone = True
             stream.sink.reset(Reset(Broken.UNPROCESSED, reset.why))
+            stream.sink = NOBODY
         if reset.kind is Broken.CLOSED:  # of streams to which nothing was answered: the backend thought it idle
             late = [stream for stream in self.streams.values() if stream.mark == self.received and stream.number > 1]
             for stream in late:
                 del self.streams[stream.number]
                 stream.gone = True
                 stream.sink.reset(Reset(Broken.UNPROCESSED, reset.why))
+                stream.sink = NOBODY
         super().drop(reset)
 
     def connection_lost(self, exc: Exception | None) -> None:

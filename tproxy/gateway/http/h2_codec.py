@@ -13,6 +13,7 @@ from tproxy.gateway.http.h2_stream import H2Stream
 from tproxy.gateway.http.stream import Broken, Reset
 
 TURN = 262_144  # bytes of bodies written in one turn; then others have theirs
+BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
 STEP = 5.0  # seconds between looks at a connection that has streams; limits are kept to within it
 
 

@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from hpack.exceptions import HPACKDecodingError
-from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
+
+from tproxy.gateway.http import h2_huffman as huffman
 
 Field: TypeAlias = tuple[str, str]
 
 TABLE = 4096  # SETTINGS_HEADER_TABLE_SIZE, both ways: RFC 9113's default, and the most we keep
+SHORT = 64  # bytes of what is worth to be kept, decoded or encoded
 ENTRY = 32  # bytes that an entry counts besides its text, 4.1
 STATIC: tuple[Field, ...] = tuple((name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE)
 _PLACES = {field: place for place, field in enumerate(STATIC, 1)}
@@ -207,12 +209,12 @@ def _text(block: bytes, at: int) -> tuple[str, int]:
 
 @lru_cache(4096)
 def _short(text: bytes) -> str:
-    return bytes(decode_huffman(text)).decode("latin-1")
+    return huffman.decode(text)
 
 
 def _unhuffman(text: bytes) -> str:
     """Short strings come again."""
-    return _short(text) if len(text) <= 64 else bytes(decode_huffman(text)).decode("latin-1")
+    return _short(text) if len(text) <= SHORT else huffman.decode(text)
 
 
 def _prefixed(value: int, bits: int, first: int) -> bytes:
@@ -233,11 +235,17 @@ def _indexed(place: int) -> bytes:
     return _prefixed(place, 7, 0x80)
 
 
-@lru_cache(4096)
 def _literal(field: Field) -> bytes:
     """A field that stays out of the table."""
+    if field[0] in SECRET:
+        return _spelt(field, 4, 0x10)
+    return _kept(field) if len(field[0]) + len(field[1]) <= SHORT else _spelt(field, 4, 0)
+
+
+@lru_cache(4096)
+def _kept(field: Field) -> bytes:
     place = _PLACES.get(field)
-    return _indexed(place) if place else _spelt(field, 4, 0x10 if field[0] in SECRET else 0)
+    return _indexed(place) if place else _spelt(field, 4, 0)
 
 
 def _remembered(field: Field) -> bytes:

@@ -43,6 +43,7 @@ class Sending:
         self._ready: dict[H2Stream, None] = {}  # streams with something to send, and room for it as far as known
         self._blocked: dict[H2Stream, None] = {}  # those that wait for the connection's window
         self._touched: list[H2Stream] = []
+        self._finished: list[H2Stream] = []  # finished, in this turn of the loop
         self._unsent = 0  # bytes of answers while the transport was paused
 
     # What a subclass does
@@ -125,6 +126,7 @@ class Sending:
     def settle(self) -> None:
         """Tell sinks whose stream waits for too much, or no more."""
         touched, self._touched = self._touched, []
+        over, self._finished = self._finished, []
         for stream in touched:
             if not stream.brake:
                 if stream.waiting:
@@ -132,6 +134,8 @@ class Sending:
             elif stream.waiting <= self.limits.resumed and (not stream.waiting or self.waiting <= self.limits.window):
                 stream.brake = False
                 stream.sink.congested(False)
+        for stream in over:
+            stream.sink = NOBODY  # or both would wait for the collector of circles
 
     def _emit_one(self, stream: H2Stream) -> int:
         """A frame of DATA, or what comes after the last one; the bytes of the body in it."""
@@ -211,6 +215,7 @@ class Sending:
 
     def finish(self, stream: H2Stream) -> None:
         stream.gone = True
+        self._finished.append(stream)
         stream.chunks.clear()
         self.waiting -= stream.waiting
         stream.waiting = 0
@@ -240,6 +245,7 @@ class Sending:
             stream.gone = True
             if not stream.heard or not stream.sent:
                 stream.sink.reset(reset)
+            stream.sink = NOBODY
             self.on_finished(stream)
 
     def unblocked(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tproxy.core.http import Head, Headers, Reply
 from tproxy.gateway.http import h2_frames as f
-from tproxy.gateway.http.h2_codec import Codec
+from tproxy.gateway.http.h2_codec import BLOCK, BLOCKS, Codec
 from tproxy.gateway.http.h2_frames import PREFACE, Code, Fault
 from tproxy.gateway.http.h2_heads import HEADERS_LIMIT, Asked, MalformedError, request
 from tproxy.gateway.http.h2_hpack import ENTRY
@@ -16,7 +16,6 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Accept, Broken, Reset
 
-BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
 STARTS = 16  # requests of one connection in one turn of the loop
 PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
 EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
