@@ -285,7 +285,7 @@ def test_a_connection_that_lingers_takes_nothing_from_those_that_came_after_it(w
     first.sock.sendall(first.conn.data_to_send())
     while first.sock.recv(65536):
         pass
-    world.gateway.record(source="%s:%d" % first.sock.getsockname())
+    world.gateway.record(source="{}:{}".format(*first.sock.getsockname()))
     second = Talk(world.secure, HOST)
     fields = [(":method", "GET"), (":scheme", "https"), (":authority", HOST), (":path", "/get")]
     until = time.monotonic() + LINGER * 1.5

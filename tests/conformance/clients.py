@@ -194,7 +194,7 @@ def _share(words: list[str], checks: list[str], to: To, pods: Pods) -> list[str]
 
 
 def _shares(words: list[str], ask: Callable[[int], Iterator[str]]) -> list[str]:
-    """Chance is given several tries, as in the suite: one of 500 fails in 1.5 % of all runs, three in 3 of a million."""
+    """Chance is given several tries, as in the suite: one of 500 fails in 1.5 % of runs, three in 3 of a million."""
     found: list[str] = []
     for _ in range(_TRIES):
         if not (found := _drawn(words, ask)):

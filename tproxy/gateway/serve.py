@@ -25,7 +25,7 @@ from tproxy.gateway.http.h2_server import H2Server
 from tproxy.gateway.http.stream import Reset, Sink, Stream
 from tproxy.gateway.tls import Told, secure
 from tproxy.kernel.sock import reset_on_close
-from tproxy.proxy.legs import TruncatedError
+from tproxy.proxy.legs import PlainLeg, TruncatedError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
@@ -44,8 +44,7 @@ async def plain(down: socket.socket, trace: Trace, door: Door) -> Record:
     served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port), table)
     conn = served.codec("")
     reset_on_close(down, False)
-    transport, _ = await served.loop.connect_accepted_socket(lambda: conn, down)
-    return await served.until_end(conn, transport)
+    return await served.until_end(conn, door.gate.reactor.attach(PlainLeg(down), conn))
 
 
 async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door) -> Record:
