@@ -116,6 +116,8 @@ def test_a_filter_that_is_not_known_is_not_skipped() -> None:
     made = one({**ROUTE, **unknown})
     assert (made.reply.status, made.why) == (500, "filter Y z is not known to this gateway")
     assert one({"backendRefs": [{**WEB, **unknown}]}).reply.status == 500
+    cors = filters(cors={"allowOrigins": ["*"]})
+    assert one({"backendRefs": [{**WEB, **cors}]}).reply.status == 500
 
 
 def test_timeouts_and_retries_are_read_and_zero_is_none() -> None:

@@ -293,6 +293,16 @@ def test_istio_marks_the_host_of_a_mirrored_request() -> None:
     assert sent(made, head(host="a.example:80")).mirrors[0][1].authority == "a.example-shadow:80"
 
 
+def test_headers_of_a_rule_stand_in_its_own_answers_too() -> None:
+    filters = Filters(response=HeaderChange(set=(("x-a", "1"),)))
+    assert ("x-a", "1") in told(one(backends=(), direct=Direct(200), filters=filters), head()).reply.headers
+
+
+@pytest.mark.parametrize("flavour", [API, ISTIO])
+def test_an_asterisk_is_no_path_and_not_found(flavour: Flavour) -> None:
+    assert told(one(flavour=flavour), head("*", method="OPTIONS")).reply.status == 404
+
+
 # origins
 
 CORS = Cors((Text(Kind.EXACT, "https://a.example"),), ("GET", "PUT"), ("x-a",), ("x-b",), 60, credentials=True)
@@ -318,6 +328,10 @@ def test_an_answer_says_which_origin_may_read_it_and_nothing_to_others() -> None
     ours = sent(made, head("/", ("origin", "https://a.example"))).respond(Reply(200, []), 0)
     assert dict(ours.headers)["access-control-allow-origin"] == "https://a.example"
     assert sent(made, head("/", ("origin", "https://evil.example"))).respond(Reply(200, []), 0).headers == []
+    nobody = told(
+        one(filters=Filters(cors=CORS), backends=(Backend("empty", ()),)), head("/", ("origin", "https://a.example"))
+    )
+    assert dict(nobody.reply.headers)["access-control-allow-origin"] == "https://a.example"
 
 
 # paths

@@ -52,7 +52,9 @@ def listeners(args: argparse.Namespace) -> int:
     """A table of ports, and of names where TLS tells servers apart."""
     from tproxy.gateway.envoy.rows import rows
 
-    found = [row for bind, listener in _listeners(_complain(load(args))) for row in rows(bind, listener)]
+    loaded = _complain(load(args))
+    found = [row for bind, listener in _listeners(loaded) for row in rows(bind, listener)]
+    found += [row for bind in sorted(loaded.table.datagrams) for row in rows(bind, loaded.table.datagrams[bind])]
     if args.json:
         print(json.dumps([asdict(row) for row in found], indent=2))
         return 0

@@ -147,7 +147,6 @@ class Direct:
 
     status: int
     body: bytes = b""
-    content_type: str = "text/plain"
     why: str = "direct_response"
 
 

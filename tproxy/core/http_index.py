@@ -7,7 +7,8 @@ the entries: ``tests`` compare with a walk over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from tproxy.core.http_facts import Asked
     from tproxy.core.http_routes import Entry, Text
 
-_Placed = tuple[int, "Entry"]
+_Holds = Callable[["Asked"], bool]
+_Placed = tuple[int, "Entry", _Holds | None]  # None: where the path holds, everything does
 _position = itemgetter(0)
 
 
@@ -29,13 +31,15 @@ class Index:
         self._prefixes: dict[str, list[_Placed]] = {}
         self._segments: dict[str, list[_Placed]] = {}  # without the slash at the end
         self._rest: list[_Placed] = []
-        for placed in enumerate(entries):
-            self._place(placed, placed[1].match.path)
+        for number, entry in enumerate(entries):
+            self._place(number, entry, entry.match.path)
         self._lengths = sorted({len(text) for kind in (self._prefixes, self._segments) for text in kind})
 
-    def _place(self, placed: _Placed, path: Text | None) -> None:
+    def _place(self, number: int, entry: Entry, path: Text | None) -> None:
+        bare = replace(entry.match, path=None)
+        placed = number, entry, None if bare == type(bare)() else bare.holds
         if path is None or path.ignore_case:
-            self._rest.append(placed)
+            self._rest.append((number, entry, entry.match.holds))
             return
         match path.kind.value:
             case "exact":
@@ -45,12 +49,12 @@ class Index:
             case "segments":
                 self._segments.setdefault(path.value.rstrip("/"), []).append(placed)
             case _:
-                self._rest.append(placed)
+                self._rest.append((number, entry, entry.match.holds))
 
     def find(self, asked: Asked) -> Entry | None:
         """The first entry that holds."""
-        for _, entry in self._candidates(asked.path):
-            if entry.match.holds(asked):
+        for _, entry, holds in self._candidates(asked.path):
+            if holds is None or holds(asked):
                 return entry
         return None
 

@@ -41,7 +41,6 @@ def local(
     status: int,
     *,
     body: bytes = b"",
-    content_type: str = "text/plain",
     headers: Headers | None = None,
     rule: str = "",
     flags: str = "",
@@ -59,7 +58,7 @@ def local(
         status, body = 200, b""
     else:
         if body:
-            made.append(("content-type", content_type))
+            made.append(("content-type", "text/plain"))
         if status not in (204, 304):
             made.append(("content-length", str(len(body))))
     if flavour is Flavour.ISTIO:

@@ -9,7 +9,7 @@ PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id; both are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tproxy.core import http_cors as cors
@@ -58,7 +58,7 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
         return refused
     found = table.index.find(facts.host)
-    entry = found[1].find(facts) if found is not None else None
+    entry = found[1].find(facts) if found is not None and path != "*" else None  # which is no path: RFC 9112, 3.2.4
     if entry is None:
         return local(head, flavour, 404, flags="NR", why=_unmatched(facts, found[0] if found else ""))
     return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry)
@@ -97,23 +97,17 @@ class _Request:
     facts: Facts
     target: str  # with the normal path
     draw: Draw
+    added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
         """What the entry's rule does with it."""
-        rule, added = entry.rule, Pairs()
-        filters = rule.filters
+        rule, filters = entry.rule, entry.rule.filters
         if filters.cors is not None and (origin := cors.allowed(filters.cors, self.facts)) is not None:
             if cors.is_preflight(self.facts):
-                return local(
-                    self.head,
-                    self.table.flavour,
-                    200,
-                    rule=rule.name,
-                    headers=cors.preflight(filters.cors, self.facts, origin),
-                )
-            added = cors.actual(filters.cors, origin)
+                return self._answered(rule, 200, headers=cors.preflight(filters.cors, self.facts, origin))
+            self.added = cors.actual(filters.cors, origin)
         elif filters.cors is not None and not filters.cors.forward_unmatched and cors.is_preflight(self.facts):
-            return local(self.head, self.table.flavour, 200, rule=rule.name, why="the origin is not allowed")
+            return self._answered(rule, 200, why="the origin is not allowed")
         delay = 0.0
         if rule.fault is not None:
             delay = rule.fault.delay if self._happens(rule.fault.delay_share) else 0.0
@@ -122,20 +116,12 @@ class _Request:
         if filters.redirect is not None:
             return self._redirected(entry, filters)
         if rule.direct is not None:
-            made = rule.direct
-            return local(
-                self.head,
-                self.table.flavour,
-                made.status,
-                rule=rule.name,
-                body=made.body,
-                content_type=made.content_type,
-                why=made.why,
-            )
+            made, headers = rule.direct, filters.response.applied([])
+            return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
             return backend
-        return self._sent(entry, backend, added, delay)
+        return self._sent(entry, backend, delay)
 
     def _happens(self, share: float) -> bool:
         return share > 0.0 and self.draw() < share
@@ -157,9 +143,21 @@ class _Request:
         assert filters.redirect is not None
         to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
         headers = filters.response.applied([("location", to)])
-        rule = entry.rule
+        return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+
+    def _answered(
+        self,
+        rule: Rule,
+        status: int,
+        *,
+        body: bytes = b"",
+        headers: Iterable[tuple[str, str]] = (),
+        flags: str = "",
+        why: str = "",
+    ) -> Answer:
+        headers = [*headers, *self.added]
         return local(
-            self.head, self.table.flavour, filters.redirect.status, rule=rule.name, headers=headers, why="redirect"
+            self.head, self.table.flavour, status, body=body, headers=headers, rule=rule.name, flags=flags, why=why
         )
 
     def _chosen(self, rule: Rule) -> Backend | Answer:
@@ -171,16 +169,16 @@ class _Request:
             return self._nowhere(rule, f"{found.name}: {found.fault}")
         if not found.endpoints and found.filters.redirect is None:
             why = f"{found.name} has no endpoints that are ready"
-            return local(self.head, self.table.flavour, 503, rule=rule.name, body=_NO_UPSTREAM, flags="UH", why=why)
+            return self._answered(rule, 503, body=_NO_UPSTREAM, flags="UH", why=why)
         return found
 
     def _nowhere(self, rule: Rule, why: str) -> Answer:
         """A backend that cannot be: Istio's gateway says 503 with NC, Gateway API demands 500."""
         if self.table.flavour is Flavour.ISTIO:
-            return local(self.head, self.table.flavour, 503, rule=rule.name, flags="NC", why=why)
-        return local(self.head, self.table.flavour, 500, rule=rule.name, why=why)
+            return self._answered(rule, 503, flags="NC", why=why)
+        return self._answered(rule, 500, why=why)
 
-    def _sent(self, entry: Entry, backend: Backend, added: Pairs, delay: float) -> Answer | Forward:
+    def _sent(self, entry: Entry, backend: Backend, delay: float) -> Answer | Forward:
         rule, own = entry.rule, backend.filters
         filters = rule.filters
         if own.redirect is not None:
@@ -194,8 +192,8 @@ class _Request:
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
         respond = _PLAIN[self.table.flavour]
-        if added or own.response or filters.response:
-            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), added)
+        if self.added or own.response or filters.response:
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)

@@ -43,6 +43,8 @@ def _rule(thing: Object, fields: Fields, index: int, references: References, grp
     backends, wrong = [], unknown
     for entry in fields.each("backendRefs"):
         theirs, unknown = filters(entry, references, grpc)
+        if theirs.cors is not None:
+            unknown = "a CORS filter stands at a backend, where it is not supported; it can stand at the rule"
         backend = replace(references.backend(entry), filters=theirs)
         backends.append(replace(backend, fault=backend.fault or unknown))
     limits = timeouts(fields)

@@ -8,7 +8,18 @@ from typing import assert_never
 
 from tproxy.core.hostnames import ANY
 from tproxy.core.http_routes import HttpTable
-from tproxy.core.routes import Bind, Chain, Closed, HttpListener, Listener, Passthrough, Route, TcpListener, TlsListener
+from tproxy.core.routes import (
+    Bind,
+    Chain,
+    Closed,
+    HttpListener,
+    Listener,
+    Passthrough,
+    Route,
+    TcpListener,
+    TlsListener,
+    UdpListener,
+)
 from tproxy.gateway.envoy.names import cluster, https_routes
 
 
@@ -22,14 +33,15 @@ class Row:
     destination: str
 
 
-def rows(bind: Bind, listener: Listener) -> Iterator[Row]:
+def rows(bind: Bind, listener: Listener | UdpListener) -> Iterator[Row]:
     """The rows of one port."""
     address, port = bind[0] or "0.0.0.0", bind[1]
     match listener:
         case HttpListener():
             yield Row(address, port, "ALL", f"Route: http.{port}")
-        case TcpListener(_, _, route):
-            yield Row(address, port, "ALL", _clusters(route))
+        case TcpListener() | UdpListener():
+            kind = "ALL" if isinstance(listener, TcpListener) else "UDP"
+            yield Row(address, port, kind, _clusters(listener.route))
         case TlsListener(number, names):
             for name, chain in names.items():
                 yield Row(address, port, "ALL" if name == ANY else f"SNI: {name}", _chain(number, chain))
