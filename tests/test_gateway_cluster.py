@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway import ENV, TPROXY, Gateway, Raw, free_port, listens
-from tests.gateway_cluster import GatewayCluster
+from tests.gateway_cluster import GatewayCluster, path_of
+from tproxy.gateway import cluster as cluster_module
+from tproxy.gateway.cluster import Cluster
 from tproxy.gateway.conditions import CONTROLLER, Conditions
 from tproxy.gateway.status_merge import merged
+from tproxy.kube.where import Kubernetes, parse_api_server
 from tproxy.world.process import Process, wait_for
 
 API = "gateway.networking.k8s.io/v1"
@@ -218,6 +223,68 @@ def test_what_happened_while_the_watch_was_cut_or_too_old_is_caught_up_with(
         cluster.down = False
         soon(lambda: cluster.condition("TCPRoute", "shop/echo", "ResolvedRefs") == "True:ResolvedRefs", "it", gate)
         soon(lambda: listens(port) and _echoed(port), "traffic", gate)
+
+
+def test_a_status_that_is_refused_keeps_no_other_from_being_written(cluster: GatewayCluster, tmp_path: Path) -> None:
+    cluster.unwritable.add("shop/gw")
+    with following(cluster, tmp_path) as gate:
+        for one in (gateway(free_port()), gateway(free_port(), "other"), route()):
+            cluster.apply(one)
+        soon(lambda: cluster.condition("Gateway", "shop/other", "Programmed") == "True:Programmed", "the other", gate)
+        soon(lambda: cluster.condition("TCPRoute", "shop/echo", "Accepted") == "True:Accepted", "the route", gate)
+        gate.said("statuses are not written")
+        gate.said("status 422 (status.conditions: Too many)")
+
+
+def test_what_others_overwrite_is_said_again(cluster: GatewayCluster, tmp_path: Path) -> None:
+    async def repaired() -> list[int]:
+        where = cluster.config
+        host, port = parse_api_server(where["apiServer"])
+        following = Cluster(Kubernetes(host, port, where["tokenFile"], where["caFile"]))
+        running = asyncio.create_task(following.run())
+        await following.change()
+        conditions = Conditions(1)
+        conditions.set("Accepted", True, "Accepted")
+        said = {"GatewayClass tproxy": {"conditions": conditions.plain()}}
+        written = [await following.publish(said)]
+        cluster.put(path_of(CLASS), {**deepcopy(CLASS), "status": {"conditions": []}})
+        await asyncio.sleep(0.3)  # for the event
+        written.append(await following.publish(said))  # not at once: replicas would fight
+        monkey.setattr(cluster_module, "REPAIR", 0.0)
+        written.append(await following.publish(said))
+        running.cancel()
+        return written
+
+    with pytest.MonkeyPatch.context() as monkey:
+        assert asyncio.run(repaired()) == [1, 0, 1]
+    assert cluster.condition("GatewayClass", "tproxy", "Accepted") == "True:Accepted"
+
+
+def test_an_annotation_of_a_config_map_is_no_change(cluster: GatewayCluster, tmp_path: Path) -> None:
+    """Some programs elect their leader so, every two seconds."""
+
+    def lock(text: str) -> dict[str, Any]:
+        about = {"name": "leader", "namespace": "shop", "annotations": {"leader": text}}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"x": text}}
+
+    async def changes() -> bool:
+        where = cluster.config
+        host, port = parse_api_server(where["apiServer"])
+        following = Cluster(Kubernetes(host, port, where["tokenFile"], where["caFile"]))
+        running = asyncio.create_task(following.run())
+        cluster.apply(lock("one"))
+        await following.change()
+        cluster.apply(lock("two"))
+        try:
+            async with asyncio.timeout(1):
+                await following.change()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            running.cancel()
+
+    assert asyncio.run(changes()) is False
 
 
 def test_two_replicas_agree_and_stop_writing(cluster: GatewayCluster, tmp_path: Path) -> None:
