@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tproxy.control.api_server import ApiError, Reply, connected
 
 from tests.control import DOMAIN, Ca, metric
 from tests.kubernetes import ApiServer
@@ -24,6 +23,7 @@ from tests.webhook import Caller, caller, injecting, patched, port
 from tproxy.control import cabundle, rootmaps, rotation
 from tproxy.control.config import Control
 from tproxy.control.publisher import version
+from tproxy.kube.api_server import ApiError, Reply, connected
 from tproxy.world.process import wait_for
 
 
