@@ -182,7 +182,7 @@ def test_000_02_a_target_may_be_a_name(tmp_path: Path) -> None:
 
 def test_a_name_that_nobody_knows_refuses_the_connection_and_is_named(tmp_path: Path) -> None:
     with forwarding(tmp_path, "TCP:nobody.invalid:1", "--health", "0") as (gateway, port):
-        with call(port) as sock, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), call(port) as sock:  # as early as in connect(2)
             sock.recv(1)
         assert gateway.record(outcome="failed")["why"].startswith("looking up nobody.invalid: ")
 
@@ -236,7 +236,7 @@ def test_000_16_a_target_that_goes_and_comes_is_said_once_each_and_shown(tmp_pat
     with forwarding(tmp_path, target, *options) as (gateway, port):
         gateway.said(f"connecting to 127.0.0.1:{target}: Connection refused")
         assert ready(page)[0] == 503
-        with call(port) as sock, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), call(port) as sock:  # as early as in connect(2)
             sock.recv(1)
         assert gateway.record(outcome="failed")["reason"] == "connect_refused"
         with socket.create_server(("127.0.0.1", target)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,6 +24,7 @@ import pytest
 from tests import gateway as gw
 from tests.echo_backend import EchoBackend
 from tests.web import GATEWAY_API, api_gateway, curl, http_route, service, url
+from tproxy.proxy.transport import LINGER
 from tproxy.world.process import wait_for
 
 PRIOR = "--http2-prior-knowledge"
@@ -229,8 +232,13 @@ def test_a_grpc_call_without_a_backend_is_unavailable(world: World) -> None:
 class Talk:
     """A connection of the library ``h2``."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, sni: str = "") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 5)
+        if sni:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2"])
+            self.sock = context.wrap_socket(self.sock, server_hostname=sni)
         self.conn = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         self.conn.local_settings.enable_connect_protocol = 1
         self.conn.initiate_connection()
@@ -242,6 +250,8 @@ class Talk:
         while True:
             while self.events:
                 event = self.events.pop(0)
+                if isinstance(event, h2.events.DataReceived):
+                    self.conn.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
                 if isinstance(event, kind):
                     return event
             data = self.sock.recv(65536)
@@ -265,6 +275,26 @@ def test_a_websocket_opens_by_extended_connect_and_talks_with_a_backend_of_http_
     talk.conn.send_data(1, b"\x88\x82\0\0\0\0\x03\xe8")
     talk.until(h2.events.StreamEnded)
     talk.sock.close()
+
+
+def test_a_connection_that_lingers_takes_nothing_from_those_that_came_after_it(world: World) -> None:
+    """Its descriptor was given to the next one, which then was never read again."""
+    first = Talk(world.secure, HOST)
+    first.until(h2.events.RemoteSettingsChanged)
+    first.conn.close_connection()
+    first.sock.sendall(first.conn.data_to_send())
+    while first.sock.recv(65536):
+        pass
+    world.gateway.record(source="{}:{}".format(*first.sock.getsockname()))
+    second = Talk(world.secure, HOST)
+    fields = [(":method", "GET"), (":scheme", "https"), (":authority", HOST), (":path", "/get")]
+    until = time.monotonic() + LINGER * 1.5
+    while time.monotonic() < until:
+        number = second.conn.get_next_available_stream_id()
+        second.conn.send_headers(number, fields, end_stream=True)
+        assert second.until(h2.events.StreamEnded).stream_id == number
+    first.sock.close()
+    second.sock.close()
 
 
 def test_a_gateway_that_stops_says_goaway_and_answers_what_it_took(tmp_path_factory: pytest.TempPathFactory) -> None:

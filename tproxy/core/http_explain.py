@@ -19,6 +19,8 @@ from tproxy.core.http_plan import Forward, plan
 from tproxy.core.http_routes import HttpTable, Request
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 
+_ID = "(random)"
+
 
 def table_of(listener: Listener, name: str | None) -> HttpTable | None:
     """The HTTP rules behind a port, for clients that ask for this name by SNI."""
@@ -28,19 +30,19 @@ def table_of(listener: Listener, name: str | None) -> HttpTable | None:
     return chain.inside if isinstance(chain, Terminate) and isinstance(chain.inside, HttpTable) else None
 
 
-def request_of(head: Head, table: HttpTable | None) -> Request:
+def request_of(head: Head, table: HttpTable | None, client: Client) -> Request:
     """The facts that rules compare; the path is normal, if it has a normal form."""
     path, _, query = head.target.partition("?")
     with suppress(BadPathError):  # the plan says so
         path = normal(path, table.flavour) if table else path
-    facts = Facts(head, host_of(head.authority), path, query)
-    return Request(facts.host, path, head.method, head.scheme, facts.headers, facts.query)
+    facts = Facts(head, host_of(head.authority), path, query, client, lambda: _ID)
+    return Request(facts.host, path, head.method, facts.scheme, facts.headers, facts.query)
 
 
 def done(table: HttpTable, head: Head, client: Client) -> Iterator[str]:
     """What the client gets, or what the backend is sent, and what becomes of its reply. No dice are thrown: the first
     backend is shown, every mirror is, and faults that happen to some requests only do not happen."""
-    found = plan(table, head, client, lambda: 0.0, lambda: "(random)")
+    found = plan(table, head, client, lambda: 0.0, lambda: _ID)
     match found:
         case Answer():
             yield from _answered(found)

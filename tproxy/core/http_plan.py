@@ -17,7 +17,7 @@ from tproxy.core.hostnames import HostTable
 from tproxy.core.http import Head
 from tproxy.core.http_facts import Facts, host_of
 from tproxy.core.http_filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
-from tproxy.core.http_forwarded import Client, Respond, forwarded
+from tproxy.core.http_forwarded import Client, Respond
 from tproxy.core.http_local import Answer, is_grpc, local
 from tproxy.core.http_path import BadPathError, changed, checked, normal, unescaped
 from tproxy.core.http_redirect import location
@@ -54,14 +54,14 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
         return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
     if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
         return _again(head, f"{normal(bare, flavour)}{mark}{query}")
-    facts = Facts(head, host_of(head.authority), path, query)
+    facts = Facts(head, host_of(head.authority), path, query, client, new_id)
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
         return refused
     found = table.index.find(facts.host)
     entry = found[1].find(facts) if found is not None else None
     if entry is None:
         return local(head, flavour, 404, flags="NR", why=_unmatched(facts, found[0] if found else ""))
-    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry, new_id)
+    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry)
 
 
 def _again(head: Head, target: str) -> Answer:
@@ -98,7 +98,7 @@ class _Request:
     target: str  # with the normal path
     draw: Draw
 
-    def meets(self, entry: Entry, new_id: Callable[[], str]) -> Answer | Forward:
+    def meets(self, entry: Entry) -> Answer | Forward:
         """What the entry's rule does with it."""
         rule, added = entry.rule, Pairs()
         filters = rule.filters
@@ -135,7 +135,7 @@ class _Request:
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
             return backend
-        return self._sent(entry, backend, added, delay, new_id())
+        return self._sent(entry, backend, added, delay)
 
     def _happens(self, share: float) -> bool:
         return share > 0.0 and self.draw() < share
@@ -180,12 +180,12 @@ class _Request:
             return local(self.head, self.table.flavour, 503, rule=rule.name, flags="NC", why=why)
         return local(self.head, self.table.flavour, 500, rule=rule.name, why=why)
 
-    def _sent(self, entry: Entry, backend: Backend, added: Pairs, delay: float, request_id: str) -> Answer | Forward:
+    def _sent(self, entry: Entry, backend: Backend, added: Pairs, delay: float) -> Answer | Forward:
         rule, own = entry.rule, backend.filters
         filters = rule.filters
         if own.redirect is not None:
             return self._redirected(entry, own)
-        head = self._written(entry, own, request_id)
+        head = self._written(entry, own)
         mirrors: tuple[tuple[Backend, Head], ...] = ()
         if filters.mirrors or own.mirrors:
             mirrors = tuple(
@@ -200,11 +200,11 @@ class _Request:
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
 
-    def _written(self, entry: Entry, own: Filters, request_id: str) -> Head:
+    def _written(self, entry: Entry, own: Filters) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
         rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
-        headers = forwarded(head.headers, self.client, request_id)
+        headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
                 if filters.request:
@@ -221,7 +221,7 @@ class _Request:
             if rule.decorator:
                 headers.append(("x-envoy-decorator-operation", rule.decorator))
             headers.append(("x-envoy-attempt-count", "1"))
-        return Head(head.method, head.scheme, authority, target, headers, head.version, head.upgrade)
+        return Head(head.method, self.client.scheme, authority, target, headers, head.version, head.upgrade)
 
     def _mirrored(self, head: Head) -> Head:
         """The same, with headers of its own; Envoy marks the host in Istio's gateways."""

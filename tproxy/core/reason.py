@@ -96,7 +96,7 @@ ADVICE = {
     Reason.REFUSED_BY_CLIENT: "does the client trust the CA of the certificate it is shown, and is it for the name?",
     Reason.NO_CREDENTIALS: "give the gateway the Secret, with certificate and key; tproxy gateway check names the line",
     Reason.NO_ROUTER: "look at the rule's routers (egressRoutes.routers) and at network policies; see tproxy_router_up",
-    Reason.NOT_CARRIED: "this version of the gateway carries TLS passthrough and TCP only",
+    Reason.NOT_CARRIED: "the port serves something else there; tproxy gateway explain says what",
     Reason.SOURCE_LIMIT: "one address opens too many connections without a hello; find it, or raise --half-open",
     Reason.PROXY_HEADER: "the load balancer must send PROXY protocol v1 or v2, from an address in --proxy-from",
     Reason.CONNECT_REFUSED: "nothing listens there: is the application running, and not only on 127.0.0.1?",

@@ -44,7 +44,10 @@ def rules(
     thing: Object, spec: Fields, where: Destinations, gateway: Callable[[str], str], findings: Findings
 ) -> Iterator[HttpRule]:
     """All of them. ConfigError as the webhook's."""
+    everything = ""
     for entry in spec.each("http"):
+        if everything:
+            findings.warn(thing, entry.path, f"is never reached: {everything} takes everything (IST0130)")
         _conflicts(entry)
         conditions = tuple(condition(match, gateway) for match in entry.each("match")) or (Condition(Match()),)
         delegate = _delegate(thing, entry)
@@ -52,6 +55,8 @@ def rules(
         if not delegate:
             rule = replace(rule, decorator=_operation(thing, rule, conditions[0].match))
         entry.finish()
+        if not everything and any(one == Condition(one.match) and one.match.is_catch_all for one in conditions):
+            everything = entry.path.removeprefix("spec.")
         yield HttpRule(conditions, rule, delegate, entry.path)
 
 

@@ -63,7 +63,8 @@ def string_match(given: Fields, ignore_case: bool = False) -> Text:
     if name == "regex":
         return given.parsed("regex", lambda _: regex_text(value), None)
     if name == "prefix" and not value:
-        raise given.error("prefix", '"prefix": prefix string match should not be empty')
+        field = given.path.rpartition(".")[2]
+        raise given.error("prefix", f'"{field}": prefix string match should not be empty')
     return Text(_KINDS[name], given.text(name).encode().decode("latin-1"), ignore_case)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http_filters import Filters, Redirect
@@ -67,8 +67,16 @@ def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]
             if condition.port in (None, server.port) and gateway in (condition.gateways or made.gateways)
         ]
         if entries:
-            found.append((made, entries))
+            found.append((made, list(_until_all(entries))))
     return found
+
+
+def _until_all(entries: list[Entry]) -> Iterator[Entry]:
+    """Within one VirtualService nothing comes after what takes everything; behind those of others it stands last."""
+    for entry in entries:
+        yield entry
+        if entry.match.is_catch_all:
+            return
 
 
 def _to_https(server: Server) -> Rule:

@@ -14,7 +14,7 @@ from tproxy.core.http_forwarded import Client as Caller
 from tproxy.core.http_routes import HttpTable
 from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record
-from tproxy.core.routes import HttpListener, Terminate, TlsListener, by_sni
+from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 from tproxy.gateway.gate import Door
 from tproxy.gateway.http.begin import accept
 from tproxy.gateway.http.either import Either
@@ -25,7 +25,7 @@ from tproxy.gateway.http.h2_server import H2Server
 from tproxy.gateway.http.stream import Reset, Sink, Stream
 from tproxy.gateway.tls import Told, secure
 from tproxy.kernel.sock import reset_on_close
-from tproxy.proxy.legs import TruncatedError
+from tproxy.proxy.legs import PlainLeg, TruncatedError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
@@ -44,22 +44,20 @@ async def plain(down: socket.socket, trace: Trace, door: Door) -> Record:
     served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port), table)
     conn = served.codec("")
     reset_on_close(down, False)
-    transport, _ = await served.loop.connect_accepted_socket(lambda: conn, down)
-    return await served.until_end(conn, transport)
+    return await served.until_end(conn, door.gate.reactor.attach(PlainLeg(down), conn))
 
 
 async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door) -> Record:
     """HTTP within TLS that we end. The name's table may be replaced meanwhile, but not what is asked of clients."""
 
+    seen: Listener | None = None
+    found = NO_TABLE
+
     def table() -> HttpTable:
-        listener = door.listener
-        if not isinstance(listener, TlsListener):
-            return NO_TABLE
-        match by_sni(listener, trace.sni or door.gate.settings.default_sni):
-            case Terminate(tls=tls, inside=HttpTable() as found) if tls.check == chain.tls.check:
-                return found
-            case _:
-                return NO_TABLE
+        nonlocal seen, found
+        if (listener := door.listener) is not seen:  # another one after a reload
+            seen, found = listener, _within(listener, chain, trace.sni or door.gate.settings.default_sni)
+        return found
 
     served = _Served(door, trace, Caller(str(trace.source.ip), "https", trace.target.port, trace.sni), table)
 
@@ -72,6 +70,17 @@ async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door)
         served.web.journal.no_connection(transport, trace)
         return trace.refused(transport)
     return await served.until_end(served.made, transport)
+
+
+def _within(listener: Listener | None, chain: Terminate, name: str) -> HttpTable:
+    """What a name's requests meet now."""
+    if not isinstance(listener, TlsListener):
+        return NO_TABLE
+    match by_sni(listener, name):
+        case Terminate(tls=tls, inside=HttpTable() as table) if tls.check == chain.tls.check:
+            return table
+        case _:
+            return NO_TABLE
 
 
 class _Served:

@@ -69,6 +69,7 @@ async def secure(
     leg = await accept(sock, chain, trace, door)
     if isinstance(leg, Deny):
         return leg
+    leg.sock = socket.socket(fileno=sock.detach())  # the transport's alone, which may outlive the connection's task
     told = _told(leg, trace.sni)
     return door.gate.reactor.attach(leg, factory(told), told)
 

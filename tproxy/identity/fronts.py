@@ -101,7 +101,7 @@ def _context(method: int, bounds: Bounds) -> SSL.Context:
     made.set_mode(RELEASE_BUFFERS)
     suites = ":".join(bounds.ciphers).encode() or CIPHERS_12
     try:
-        made.set_cipher_list(suites + (b":ECDHE+AES@SECLEVEL=0" if bounds.minimum in _OLD else b""))
+        made.set_cipher_list(suites + (b":@SECLEVEL=0" if bounds.minimum in _OLD else b""))
     except SSL.Error as error:
         raise made_error(error) from None
     return made

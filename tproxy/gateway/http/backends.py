@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from tproxy.gateway.http.stream import Client
 from tproxy.gateway.http.wheel import Wheel
 from tproxy.gateway.tls import Means, begin
 from tproxy.kernel.sock import abort, reset_on_close
+from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.side import reach
 
 log = logging.getLogger("tproxy")
@@ -93,6 +93,5 @@ class Backends:
                 return Deny(line.reason, f"TLS to {backend.name}: {line.why}")
             return made
         reset_on_close(sock, False)
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: made, sock=sock)
+        self.means().reactor.attach(PlainLeg(sock), made)
         return made

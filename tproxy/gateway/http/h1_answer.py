@@ -128,13 +128,14 @@ class ServerStream:
         self._conn.finished(self)
 
     def reset(self, reset: Reset) -> None:
-        """A response that cannot be completed ends the connection, so that nobody takes it for whole."""
+        """A response that cannot be completed ends the connection, so that nobody takes it for whole.
+
+        Where its framing says that something is missing, what was sent before still arrives; else a reset says it.
+        """
         conn = self._conn
         if conn.stream is self:
             conn.stream, self.sink = None, NOBODY
-            conn.over = reset.why or reset.kind.name
-            conn.wheel.rest(conn.timer)
-            conn.transport.abort()
+            conn.break_off(reset.why or reset.kind.name, self.begun and not self.raw)
 
     def hold(self, on: bool) -> None:
         """The brake is the connection's."""

@@ -178,7 +178,10 @@ def response_head(raw: bytes) -> Response | str:
         return refused.why
     if not 100 <= status <= 599:
         return f"the status is {status}"
-    old = parser.get_http_version() == "1.0"
+    version = parser.get_http_version()
+    if version not in {"1.0", "1.1"}:
+        return f"it is HTTP/{version}"
+    old = version == "1.0"
     if old and fields.length == -1:
         return "chunked in HTTP/1.0"
     keep = not fields.close and not old

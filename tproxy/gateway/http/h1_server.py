@@ -121,6 +121,9 @@ class H1Server(asyncio.Protocol):
         while buffer.startswith(b"\r\n") and self._blanks < 2:  # RFC 9112, 2.2
             buffer, self._blanks = buffer[2:], self._blanks + 1
         self._buffer = buffer
+        if buffer and not 65 <= buffer[0] <= 90 and buffer != b"\r":  # no method: TLS, or what a body left behind
+            self._refuse(Refusal(400, "what came is not HTTP"))
+            return False
         end = buffer.find(BLANK, max(self._scanned - 3, 0))
         if end < 0:
             self._scanned = len(buffer)
@@ -145,10 +148,6 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(414, "the request line is too long"))
         elif len(buffer) > HEAD_LIMIT:
             self._refuse(Refusal(431, "the head is too long"))
-        elif (
-            buffer and buffer != b"\r" and not 65 <= buffer[0] <= 90
-        ):  # no method begins so: TLS, or what was left of something else
-            self._refuse(Refusal(400, "what came is not HTTP"))
         elif self.timer.when - self.wheel.now > self.limits.head:
             self.wheel.arm(self.timer, self.limits.head)
 
@@ -242,6 +241,16 @@ class H1Server(asyncio.Protocol):
         self.transport.write_eof()
         self.pause(HOLD | _PIPELINED, False)
         self.wheel.arm(self.timer, self.limits.linger)
+
+    def break_off(self, why: str, framed: bool) -> None:
+        """End within a response."""
+        self._body, self._buffer, self.over = None, b"", why
+        if framed:
+            self.flush()
+            self.transport.close()
+            self.wheel.arm(self.timer, self.limits.linger)
+        else:
+            self.transport.abort()
 
     def _throw(self, data: bytes) -> None:
         self._thrown += len(data)
