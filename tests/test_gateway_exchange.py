@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -249,3 +250,20 @@ def test_requests_under_way_are_finished_when_the_gateway_stops(folder: Path, po
             data += part
         assert data.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"connection: close\r\n" in data
+        assert web.gateway.process.popen.wait(10) == 0
+
+
+def test_another_try_waits_a_little_and_longer_each_time(folder: Path) -> None:
+    times: list[float] = []
+
+    def failing(sock: socket.socket, _: int) -> None:
+        request(sock)
+        times.append(time.monotonic())
+        sock.sendall(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+        sock.recv(1)
+
+    retries = {"attempts": 3, "retryOn": "503", "backoff": "400ms"}
+    with serving(folder, Scripted(failing).port, retries=retries, timeout="20s") as web:
+        assert web.get().status == 503
+        assert len(times) == 4
+        assert 0.005 < times[-1] - times[0] < 5.0

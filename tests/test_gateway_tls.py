@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -380,3 +381,42 @@ def _named(one: dict[str, Any]) -> str:
 
 def test_no_key_is_ever_written_to_the_log(world: World) -> None:
     assert "PRIVATE" not in world.gateway.process.log.read_text()
+
+
+def test_certificates_change_again_and_again_under_load_and_nothing_fails(world: World) -> None:
+    """Done when: reload many times under load, 0 failed requests; here with another certificate each time."""
+    stop, done, failed = threading.Event(), [0, 0], list[str]()
+    context = ssl.create_default_context(cadata=world.ca.pem.decode())
+
+    def fresh() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", world.port), 10)
+        return context.wrap_socket(plain, server_hostname="b.example.com")
+
+    def ask_on(kept: bool) -> None:
+        try:
+            sock = fresh()
+            while not stop.is_set():
+                assert _get(sock).startswith(b"HTTP/1.1 200")
+                done[kept] += 1
+                if not kept:
+                    sock.close()
+                    sock = fresh()
+            sock.close()
+        except (OSError, AssertionError) as error:
+            failed.append(f"{'kept' if kept else 'new'}: {error!r}")
+
+    threads = [threading.Thread(target=ask_on, args=(kept,)) for kept in (True, False)]
+    for thread in threads:
+        thread.start()
+    before = world.gateway.process.log.read_text().count("reloaded: ports")
+    for turn in range(1, 31):
+        one = _secret("b-credential", world.ca.issue("b.example.com"))
+        gw.write(
+            world.folder / "all.yaml", *(one if _named(each) == "b-credential" else each for each in world.objects)
+        )
+        world.gateway.said("reloaded: ports", before + turn)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert not failed
+    assert min(done) > 30, done

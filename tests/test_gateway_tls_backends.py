@@ -145,7 +145,7 @@ def test_a_uri_or_a_name_can_be_demanded_instead(world: World) -> None:
         ("system", "unable to get local issuer certificate"),
         ("old", "certificate has expired"),
         ("nobody", "Secret missing does not exist"),
-        ("mesh", "no identity of the mesh"),
+        ("mesh", "no identity in the mesh"),
     ],
 )
 def test_who_cannot_be_believed_is_503_and_the_log_says_why_with_the_sni(world: World, name: str, reason: str) -> None:

@@ -120,6 +120,13 @@ def test_a_secret_that_cannot_be_used_says_why_and_nothing_of_itself(
     assert "AAAA" not in said
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "/proc/self/mem", "/no/such/file", "/"])
+def test_a_certificate_can_only_be_a_plain_file(name: str) -> None:
+    found = Vault([], Where()).files(name, name)
+    assert isinstance(found, str)
+    assert name in found
+
+
 def test_a_key_of_another_certificate_is_found_before_anybody_calls(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

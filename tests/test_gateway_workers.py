@@ -67,6 +67,7 @@ def test_sigterm_drains_all_of_them(tmp_path: Path) -> None:
             assert data.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"connection: close\r\n" in data
             gateway.said("stopped: 0 connections were cut", 2)
+            assert gateway.process.popen.wait(10) == 0
 
 
 def test_a_worker_that_ends_ends_all(tmp_path: Path) -> None:

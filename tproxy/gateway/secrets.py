@@ -7,6 +7,7 @@ vault.credential("webapp-credential", "shop")  # -> "istio-system/webapp-credent
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
 
+_LARGEST = 1 << 20  # bytes of a file
 CHAIN, KEY, CA, CRL = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert"), ("ca.crl", "crl")
 
 
@@ -95,10 +97,10 @@ class Vault:
     def files(self, chain: str, key: str, ca: str = "", crl: str = "") -> Material | str:
         """The same out of files of this machine, as Istio's serverCertificate, privateKey and caCertificates are."""
         try:
-            texts = [Path(name).read_bytes() if name else b"" for name in (chain, key, ca, crl)]
+            texts = [_file(name) if name else b"" for name in (chain, key, ca, crl)]
             return self.keep(" ".join(("files", chain, key, ca, crl)), *texts)
         except OSError as error:
-            return f"{error.filename}: {error.strerror}"
+            return f"{error.filename or chain or ca}: {error.strerror}"
         except ValueError as error:
             return f"{chain or ca}: {error}"
 
@@ -112,6 +114,18 @@ class Vault:
             raise ValueError("ca.crt is not PEM")
         made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
         return made
+
+
+def _file(name: str) -> bytes:
+    """Of a plain file of reasonable size: whoever may write a Gateway may name any."""
+    path = Path(name)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", name)
+    with path.open("rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB", name)
+    return text
 
 
 def _title(name: str) -> str:

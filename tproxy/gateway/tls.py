@@ -70,7 +70,7 @@ async def secure(
     if isinstance(leg, Deny):
         return leg
     leg.sock = socket.socket(fileno=sock.detach())  # the transport's alone, which may outlive the connection's task
-    told = _told(leg, trace.sni)
+    told = Told(trace.sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()), _proven(leg))
     return door.gate.reactor.attach(leg, factory(told), told)
 
 
@@ -83,7 +83,7 @@ async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door
     tls, notes = fronts.connection(role)
     leg = TlsLeg(sock, tls)
     with door.gate.half_open(trace.source.ip) as full:
-        refused = full or await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, _of_client)
+        refused = full or await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, True)
     if refused is None:
         trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
@@ -111,7 +111,7 @@ async def begin(
     leg = await connect(sock, tls, means, host, alpn)
     if isinstance(leg, Deny):
         return leg
-    told = _told(leg, tls.sni or host or tls.host)
+    told = Told(tls.sni or host or tls.host, leg.tls.alpn, TlsFacts(*leg.tls.agreed()))
     return means.reactor.attach(leg, factory(told), told)
 
 
@@ -129,7 +129,7 @@ async def connect(
     if not is_address(name):
         made.ask_for(name)
     leg = TlsLeg(sock, made)
-    return await _shake(leg, notes, means.seconds, means.reactor, _of_backend) or leg
+    return await _shake(leg, notes, means.seconds, means.reactor, False) or leg
 
 
 async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLeg | Deny:
@@ -144,30 +144,28 @@ async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLe
     return found.leg
 
 
-async def _shake(
-    leg: TlsLeg, notes: Notes, seconds: float, reactor: AnyReactor, words: Callable[[TlsError, Notes], Deny]
-) -> Deny | None:
+async def _shake(leg: TlsLeg, notes: Notes, seconds: float, reactor: AnyReactor, server: bool) -> Deny | None:
     try:
         async with asyncio.timeout(seconds):
             await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
     except TlsError as error:
-        if alert := leg.tls.take():
-            await _last_words(leg.sock, alert, reactor)
-        return words(error, notes)
+        await _last_words(leg, reactor, LINGER if server else 0)
+        return _of_client(error, notes) if server else _of_backend(error, notes)
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
     return None
 
 
-async def _last_words(sock: socket.socket, alert: bytes, reactor: AnyReactor) -> None:
+async def _last_words(leg: TlsLeg, reactor: AnyReactor, seconds: float) -> None:
     """The alert, and a while in which it can be read: in TLS 1.3 a client may have sent its request already."""
+    sock, alert = leg.sock, leg.tls.take()
     with contextlib.suppress(OSError, TimeoutError):
         sock.send(alert)
         sock.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(LINGER):
-            while True:
+        async with asyncio.timeout(seconds):
+            while alert:
                 await reactor.readable(sock)
                 if not sock.recv(65536):
                     return
@@ -204,10 +202,8 @@ def _reason(code: int, otherwise: Reason) -> Reason:
     return otherwise if found is Reason.PEER_UNTRUSTED else found
 
 
-def _told(leg: TlsLeg, sni: str) -> Told:
-    """What the handshake of a leg agreed on."""
-    tls = leg.tls
-    notes = tls.connection.get_app_data()
+def _proven(leg: TlsLeg) -> PeerCertificate | None:
+    """The client's certificate, if it showed one and that holds."""
+    notes = leg.tls.connection.get_app_data()
     verified = isinstance(notes, Notes) and notes.seen and not notes.code and not notes.why
-    peer = peer_certificate(tls.peer_chain()) if verified else None
-    return Told(sni, tls.alpn, TlsFacts(*tls.agreed()), peer)
+    return peer_certificate(leg.tls.peer_chain()) if verified else None

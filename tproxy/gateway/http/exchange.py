@@ -6,6 +6,8 @@ other side: at most one read and ``limits.congested`` bytes wait, and a body kep
 
 from __future__ import annotations
 
+import random
+
 from tproxy.core import http_retry as retries
 from tproxy.core.address import Endpoint
 from tproxy.core.http import Headers, Reply
@@ -37,6 +39,7 @@ class Exchange:
         "_kept",
         "_left",
         "_mirrors",
+        "_pause",
         "_plan",
         "_replied",
         "_timer",
@@ -63,11 +66,9 @@ class Exchange:
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
             engine.wheel.arm(self._timer, seconds)
+        self._pause: Timer | None = None  # before a try
         if forward.delay:
-            self._waiting = True
-            stream.hold(True)
-            self._timer = Timer(self._delayed)
-            engine.wheel.arm(self._timer, forward.delay)
+            self._after(forward.delay)
         else:
             self._try()
 
@@ -111,9 +112,18 @@ class Exchange:
 
     # -- tries ------------------------------------------------------------------------------------------------------
 
-    def _delayed(self) -> None:
-        self._timer = None
-        self._try()
+    def _after(self, seconds: float) -> None:
+        """A try, later; the client waits."""
+        self._attempt = None
+        self._waiting = True
+        self._down.hold(True)
+        self._pause = Timer(self._try)
+        self.engine.wheel.arm(self._pause, seconds)
+
+    def _later(self) -> None:
+        """Another try by the rule, after a random time that doubles (Envoy's fully jittered back-off)."""
+        base = self._plan.retry.backoff if self._plan.retry is not None else 0.0
+        self._after(random.random() * base * min(2**self._done.tries - 1, 10))
 
     def _try(self, fresh: bool = False) -> None:
         """Ask for a connection to an endpoint that was not tried yet, if there is one."""
@@ -159,24 +169,28 @@ class Exchange:
         if self._replied:
             self._done.flags, self._done.why = "UC", reset.why
             self._down.reset(reset)
-            self._over()
-        elif self._again(attempt, reset):
+            self._stop(reset)
+        elif self._by_rule(reset.kind):
+            self._later()
+        elif self._again(attempt, reset.kind):
             self._attempt = None
             self._try(fresh=reset.kind is Broken.UNPROCESSED)
         else:
             self._fail(*failures.FAILURES[reset.kind], reset.why)
 
-    def _again(self, attempt: Attempt, reset: Reset) -> bool:
-        """Whether it is tried once more: where the rule says so, and where nothing can have happened yet."""
-        retry, kind = self._plan.retry, reset.kind
+    def _by_rule(self, kind: Broken) -> bool:
+        retry = self._plan.retry
+        if retry is None or self._left <= 0 or self._kept is None or not failures.wanted(retry, kind):
+            return False
+        self._left -= 1
+        return True
+
+    def _again(self, attempt: Attempt, kind: Broken) -> bool:
+        """Whether it is tried once more although no rule says so: nothing can have happened yet."""
         if self._kept is None:
             return False
-        if retry is not None and self._left > 0 and failures.wanted(retry, kind):
-            self._left -= 1
-            return True
         if kind is Broken.CONNECT:
-            untried = any(endpoint not in self._tried for endpoint in self._plan.backend.endpoints)
-            return untried and len(self._tried) < TRIES
+            return len(self._tried) < TRIES and bool(set(self._plan.backend.endpoints) - set(self._tried))
         if kind is Broken.UNPROCESSED:
             safe = not isinstance(attempt.client, H1Client) or self._plan.head.method in failures.IDEMPOTENT
             return safe and self._done.tries < TRIES
@@ -192,10 +206,9 @@ class Exchange:
             return True
         retry = self._plan.retry
         if retry is not None and self._left > 0 and self._kept is not None and retries.after_reply(retry, reply, end):
-            self._left -= 1
             attempt.give_up(Reset(Broken.RESET, f"the answer was {reply.status}"))
-            self._attempt = None
-            self._try()
+            self._left -= 1
+            self._later()
             return False
         self._replied, self._kept = True, None
         done.service_time = int((self.engine.clock() - done.began) * 1000)
@@ -229,7 +242,6 @@ class Exchange:
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def _late(self) -> None:
-        self._timer = None
         if self._replied:
             self._done.flags, self._done.why = "UT", "the answer was not complete in time"
             self._down.reset(Reset(Broken.TIMEOUT, self._done.why))
@@ -252,21 +264,13 @@ class Exchange:
             return
         if retry is not None and self._left > 0 and self._kept is not None and retries.after_timeout(retry):
             self._left -= 1
-            self._attempt = None
-            self._try()
+            self._later()
         else:
             self.timed_out()
 
     def _fail(self, status: int, text: str, flags: str, why: str) -> None:
-        answer = local(
-            self._done.head,
-            self._plan.respond.flavour,
-            status,
-            body=text.encode(),
-            rule=self._plan.rule.name,
-            flags=flags,
-            why=why,
-        )
+        head, flavour, rule = self._done.head, self._plan.respond.flavour, self._plan.rule.name
+        answer = local(head, flavour, status, body=text.encode(), rule=rule, flags=flags, why=why)
         done = self._done
         done.status, done.flags, done.why, done.sent_bytes = answer.reply.status, flags, why, len(answer.body)
         self._attempt, self._replied, self._kept = None, True, None
@@ -277,8 +281,6 @@ class Exchange:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.give_up(reset)
-        for mirror in self._mirrors:
-            mirror.give_up(reset)
         self._over()
 
     def _over(self) -> None:
@@ -286,8 +288,11 @@ class Exchange:
         done = self._done
         if done.ended:
             return
-        if self._timer is not None:
-            self.engine.wheel.stop(self._timer)
+        for timer in filter(None, (self._timer, self._pause)):
+            self.engine.wheel.stop(timer)
+        if not self._ended:
+            for mirror in self._mirrors:
+                mirror.give_up(Reset(Broken.RESET, "the request is over"))
         if self._attempt is not None:
             self._attempt.unwatch()
             self._attempt = None

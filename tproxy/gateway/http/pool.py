@@ -101,7 +101,11 @@ class Pool:
         self._all.discard(client)
         self._free.pop(client, None)
         self.open -= 1
-        if self._waiting and self._each * len(self._dialling) < len(self._waiting):
+        self._more()
+
+    def _more(self) -> None:
+        """Another connection, where more wait than will be served by those under way."""
+        if self._each * len(self._dialling) < len(self._waiting) and self.open < self.limits.connections:
             self._start()
 
     def close(self) -> None:
@@ -136,6 +140,7 @@ class Pool:
             if self._waiting:
                 kind = _BROKEN.get(found.reason, Broken.CONNECT)
                 self._waiting.popleft().failed(Reset(kind, found.why))
+            self._more()
             return
         self._all.add(found)
         self.freed(found)
