@@ -21,6 +21,7 @@ class GatewayCluster(Cluster):
     def __init__(self, folder: Path, *absent: str) -> None:
         self.wrote: list[tuple[str, Document]] = []
         self.conflicts = 0
+        self.unwritable: set[str] = set()  # namespace/name of objects whose statuses are refused
         super().__init__(folder)
         self.custom = {kind.definition: [kind.versions[0]] for kind in CUSTOM if kind.definition not in absent}
         for kind in (*CORE, *CUSTOM):
@@ -73,6 +74,8 @@ class GatewayCluster(Cluster):
             found = self.objects[path].get(key)
             if found is None:
                 return 404, {"message": "not found"}
+            if key in self.unwritable:
+                return 422, {"message": "status.conditions: Too many"}
             if patch["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
                 self.conflicts += 1
                 return 409, {"message": "the object has been modified"}

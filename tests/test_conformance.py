@@ -58,6 +58,7 @@ def test_what_the_class_says_is_supported_passes_and_has_been_looked_at(results:
         "BackendTLSPolicySANValidation": "BackendTLSPolicy",
         "GatewayFrontendClientCertificateValidationInsecureFallback": "GatewayFrontendClientCertificateValidation",
         "HTTPRouteRequestMultipleMirrors": "HTTPRouteRequestMirror",
+        "HTTPRouteRetryConnectionError": "HTTPRouteRetry",
     }
     for feature in set(SUPPORTED) - profiles:
         found = outcomes[parts.get(feature, feature)]

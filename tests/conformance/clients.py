@@ -213,6 +213,18 @@ def _drawn(words: list[str], ask: Callable[[int], Iterator[str]]) -> list[str]:
     return found
 
 
+def _each(words: list[str], checks: list[str], to: To, pods: Pods) -> list[str]:
+    """Of so many requests each backend sees a header of its own, and every one of them is asked."""
+    count, header, *rest = words
+    wanted = dict(word.split("=") for word in rest)
+    have: dict[str, set[str]] = {}
+    with _connection(to) as connection:
+        for _ in range(int(count)):
+            said = _send(connection, ["/"], to).said
+            have.setdefault(said["pod"].rsplit("-", 2)[0], set()).update(said["headers"].get(header, ["nothing"]))
+    return [] if have == {name: {value} for name, value in wanted.items()} else [f"backends saw {have}"]
+
+
 def _mirror(words: list[str], checks: list[str], to: To, pods: Pods) -> list[str]:
     backend, mirrors, *more = checks
     share = float(more.pop(0)) if more and more[0][0] == "0" else 1.0
@@ -363,6 +375,7 @@ def _udp_share(words: list[str], checks: list[str], to: To, pods: Pods) -> list[
 
 _SPECIAL: dict[str, Callable[[list[str], list[str], To, Pods], list[str]]] = {
     "share": _share,
+    "each": _each,
     "mirror": _mirror,
     "ws": _websocket,
     "grpc": _grpc,

@@ -134,6 +134,53 @@ def _backend_tls() -> list[Document]:
     ]
 
 
+def _dead() -> list[Document]:
+    """A Service of three addresses, at one of which nobody is."""
+    about = {"name": "half-dead", "namespace": INFRA}
+    labels = {"labels": {"kubernetes.io/service-name": "half-dead"}}
+    slices = [
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": INFRA, **labels},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 3000}],
+            "endpoints": [{"addresses": ["127.10.250.1"]}],
+        }
+        for name in ("dead", "manual-alive")
+    ]
+    spec = {"ports": [{"name": "http", "port": 8080}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": spec}
+    return [service, *slices, route("retry", rule({"name": "half-dead", "port": 8080}, retry={"attempts": 3}))]
+
+
+def _grpc_tls() -> list[Document]:
+    about = {"name": "grpc-tls", "namespace": INFRA, "labels": {"app": "grpc-tls"}}
+    selector = {"app": "grpc-tls"}
+    volumes = [{"name": "secret", "secret": {"secretName": "tls-checks-certificate"}}]
+    env = [{"name": "GRPC_ECHO_SERVER", "value": "1"}]
+    pod = {"containers": [{"name": "echo", "image": "echo", "env": env}], "volumes": volumes}
+    template = {"metadata": {"labels": selector}, "spec": pod}
+    ports = [{"name": "grpc", "port": 443, "targetPort": 8443}]
+    ca = {"group": "", "kind": "ConfigMap", "name": "tls-checks-ca-certificate"}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {"selector": selector, "ports": ports}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": about, "spec": {"template": template}},
+        thing(
+            "BackendTLSPolicy",
+            "grpc-tls",
+            targetRefs=[{"group": "", "kind": "Service", "name": "grpc-tls"}],
+            validation={"hostname": "abc.example.com", "caCertificateRefs": [ca]},
+        ),
+        route("grpc-tls", rule({"name": "grpc-tls", "port": 443}), kind="GRPCRoute"),
+    ]
+
+
+def _named(backend: Document, value: str) -> Document:
+    change = {"set": [{"name": "X-Backend", "value": value}]}
+    return {**backend, "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": change}]}
+
+
 _FAR = {"name": "app-backend-v1", "namespace": APP, "port": 8080}
 _GRPC = {f"v{index}": {"name": f"grpc-infra-backend-v{index}", "port": 8080} for index in (1, 2, 3)}
 _METHOD = {"service": "gateway_api_conformance.echo_basic.grpcecho.GrpcEcho", "method": "Echo"}
@@ -389,4 +436,7 @@ OWN: dict[str, list[Document]] = {
         ),
     ],
     "UDPRouteReferenceGrant": _udp(),
+    "HTTPRouteRetryConnectionError": _dead(),
+    "HTTPRouteRequestHeaderModifierBackendWeights": [route("weights", rule(_named(V1, "v1"), _named(V2, "v2")))],
+    "BackendTLSPolicyGRPCRoute": _grpc_tls(),
 }

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import grpc
 
-from tests.conformance.certificates import INFRA, Document, pairs
+from tests.conformance.certificates import INFRA, Document, Pair, pairs
 from tests.conformance.world import World
 from tests.echo_backend import EchoBackend, Pairs, Seen, server_context
 
@@ -111,7 +111,7 @@ class Pods:
             if tls := self._context(document):
                 self._stream(said, address, 8443, tls)
         elif "GRPC_ECHO_SERVER" in asked:
-            self._grpc(said, address)
+            self._grpc(said, address, self._pair(document))
         else:
             for port, tls in ((3000, None), (3001, None), (8443, self._context(document))):
                 if port != 8443 or tls:
@@ -119,11 +119,15 @@ class Pods:
                     self._run(http.listen())
                     self.http.append(http)
 
-    def _context(self, document: Document) -> Any:
+    def _pair(self, document: Document) -> Pair | None:
         volumes = document["spec"]["template"]["spec"].get("volumes", ())
         secret = next((each["secret"]["secretName"] for each in volumes if "secret" in each), "")
+        return pairs().get((document["metadata"]["namespace"], secret))
+
+    def _context(self, document: Document) -> Any:
+        volumes = document["spec"]["template"]["spec"].get("volumes", ())
         client = next((each["configMap"]["name"] for each in volumes if "configMap" in each), "")
-        pair = pairs().get((document["metadata"]["namespace"], secret))
+        pair = self._pair(document)
         if pair is None:
             return None
         folder = Path(self._folder.name)
@@ -153,10 +157,13 @@ class Pods:
 
         self._run(begin())
 
-    def _grpc(self, said: Document, address: str) -> None:
+    def _grpc(self, said: Document, address: str, pair: Pair | None) -> None:
         server = grpc.server(ThreadPoolExecutor(2))
         server.add_generic_rpc_handlers((Handler(said),))
         assert server.add_insecure_port(f"{address}:3000")
+        if pair is not None:
+            tls = grpc.ssl_server_credentials([(pair.key.encode(), pair.certificate.encode())])
+            assert server.add_secure_port(f"{address}:8443", tls)
         server.start()
         self._servers.append(server)
 

@@ -116,7 +116,7 @@ class World:
                 made = copy.deepcopy(document)
                 made["spec"]["addresses"] = [{"type": "IPAddress", "value": self.address(f"{namespace}/{name}")}]
                 yield made
-            elif kind == "EndpointSlice":
+            elif kind == "EndpointSlice" and "manual" in name:
                 yield self._manual(document)
             elif kind not in ("Deployment",):
                 yield document

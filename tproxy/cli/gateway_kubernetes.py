@@ -67,6 +67,7 @@ class Following:
         self._args, self._cluster = args, cluster_of(args)
         self._loaded: Loaded | None = None
         self._missing: Mapping[Bind, KernelError] = {}
+        self._fresh = asyncio.Event()
 
     def not_ready(self) -> str:
         """Why nothing is served yet, or nothing."""
@@ -77,26 +78,32 @@ class Following:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cluster.run())
             group.create_task(self._take(gate, metrics, again))
+            group.create_task(self._tell())
 
     async def _take(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
         while True:
-            if await self._changed(again):
-                began = time.monotonic()
-                await self._taken(gate, metrics)
-                self._cluster.took(time.monotonic() - began)
+            waits = [asyncio.create_task(self._cluster.change()), asyncio.create_task(again.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            again.clear()
+            began = time.monotonic()
+            await self._taken(gate, metrics)
+            self._cluster.took(time.monotonic() - began)
+
+    async def _tell(self) -> None:
+        """Statuses, beside the taking up: a slow API server holds up no change."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK):  # others may have written over them
+                    await self._fresh.wait()
+            except TimeoutError:
+                pass
+            self._fresh.clear()
             if self._loaded and (written := await self._cluster.publish(self._loaded.statuses)):
                 log.info("statuses of %d objects written", written)
-
-    async def _changed(self, again: asyncio.Event) -> bool:
-        """False after a while without one: others may have written over our statuses."""
-        waits = [asyncio.create_task(self._cluster.change()), asyncio.create_task(again.wait())]
-        try:
-            done, _ = await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        again.clear()
-        return bool(done)
 
     async def _taken(self, gate: Gate, metrics: Metrics) -> None:
         loaded = await asyncio.to_thread(self._compiled, frozenset())
@@ -112,6 +119,7 @@ class Following:
             return
         metrics.taken()
         self._loaded = loaded
+        self._fresh.set()
 
     def _say(self, missing: Mapping[Bind, KernelError], loaded: Loaded) -> None:
         """What is new: endpoints come and go all day, and what is wrong stays wrong meanwhile."""

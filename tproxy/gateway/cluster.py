@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from tproxy.core.fields import ConfigError
 from tproxy.gateway.kinds import CORE, CUSTOM, WITH_STATUS, Kind
 from tproxy.gateway.objects import Object, from_document
 from tproxy.gateway.status_merge import merged
-from tproxy.kube.api_server import MERGE_PATCH, Api, ApiError, connected, failed
+from tproxy.kube.api_server import MERGE_PATCH, ApiError, connected, failed
 from tproxy.kube.optional import Optional
 from tproxy.kube.watch import Put, Watch
 from tproxy.kube.where import Kubernetes
@@ -34,6 +34,7 @@ PACE = 0.1  # seconds: what happens within them is one change
 SHARE = 4  # times as long as reading took: so much rest
 REPAIR = 60.0  # seconds: what others have overwritten is written again
 WRITING = 30.0  # seconds for all statuses
+MOST_TOLD = 5  # lines about statuses that are not taken, at once
 _Key = tuple[str, str, str]  # group, kind, namespace/name
 
 
@@ -136,38 +137,50 @@ class Cluster:
             self._errors[key] = error
 
     async def publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> int:
-        """Write what has changed; the number of objects written. What cannot be written is tried at the next change."""
-        now, due = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), time.monotonic()
-        writes: list[tuple[str, str, dict[str, Any], str]] = []
+        """Write what has changed; the number of objects written. What cannot be written is tried again later."""
+        now, moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), time.monotonic()
+        writes = list(self._due(statuses, now, moment))
+        if not writes:
+            return 0
+        done, refused = 0, set[str]()
+        try:
+            async with connected(self._where, WRITING) as api:
+                for title, path, body in writes:
+                    reply = await api.patch(path, body, MERGE_PATCH)
+                    if reply.status in (404, 409):  # gone, or changed meanwhile: its event comes
+                        continue
+                    self._said[title] = statuses.get(title, {}), moment
+                    if reply.status == 200:
+                        done += 1
+                    else:
+                        kind = path.split("/")[-3]
+                        refused.add(str(failed(reply, f"PATCH {kind}/status, {title}", f"patch {kind}/status")))
+        except ApiError as error:
+            refused.add(str(error))
+        for each in sorted(refused)[:MOST_TOLD]:
+            log.warning("statuses are not written: %s", each)
+        return done
+
+    def _due(
+        self, statuses: Mapping[str, Mapping[str, Any]], now: str, moment: float
+    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Title, path and merge patch of each object whose status says something else than we do."""
         for key, (path, there, version) in self._statuses.items():
-            title = str(self._objects[key]) if key in self._objects else ""
-            ours = statuses.get(title, {})
-            said, at = self._said.get(title, (None, 0.0))
-            if not title or (said == ours and due - at < REPAIR):
+            thing = self._objects.get(key)
+            ours = statuses.get(str(thing), {}) if thing is not None else {}
+            if thing is None or _generation(ours) not in (None, thing.generation):
+                continue  # it has changed since: the next reading speaks of it
+            said, at = self._said.get(str(thing), (None, 0.0))
+            if said == ours and moment - at < REPAIR:
                 continue
             made = merged(ours, there, now)
             if made is None:
-                self._said[title] = ours, due
+                self._said[str(thing)] = ours, moment
             else:
-                writes.append((title, path, made, version))
-        if not writes:
-            return 0
-        done = 0
-        try:
-            async with connected(self._where, WRITING) as api:
-                for title, path, status, version in writes:
-                    if await self._write(api, path, status, version):
-                        self._said[title] = statuses.get(title, {}), due
-                        done += 1
-        except ApiError as error:
-            log.warning("statuses are not written: %s", error)
-        return done
+                yield str(thing), path, {"metadata": {"resourceVersion": version}, "status": made}
 
-    async def _write(self, api: Api, path: str, status: dict[str, Any], version: str) -> bool:
-        body = {"metadata": {"resourceVersion": version}, "status": status}
-        reply = await api.patch(path, body, MERGE_PATCH)
-        if reply.status in (404, 409):  # gone, or changed meanwhile: its event comes, and then it is our turn again
-            return False
-        if reply.status != 200:
-            raise failed(reply, f"PATCH {path}", f"patch {path.split('/')[-3]}/status")
-        return True
+
+def _generation(status: Mapping[str, Any]) -> int | None:
+    """Of the object that it speaks of."""
+    part = (status.get("parents") or status.get("ancestors") or [status])[0]
+    return next((each["observedGeneration"] for each in part.get("conditions", ())), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 Document = Mapping[str, Any]
 _PEM = ("tls.crt", "tls.key", "cert", "key", "ca.crt", "cacert", "ca.crl", "crl", "tls.ocsp-staple")
+_HEAD = ("namespace", "name", "labels", "creationTimestamp")
 _NO_SECRETS = ("helm.sh/release.v1", "kubernetes.io/service-account-token", "kubernetes.io/dockerconfigjson")
 
 
@@ -39,11 +40,14 @@ def _pem(document: Document) -> Document:
     """What can be certificates and keys; nothing else of a Secret or ConfigMap is kept."""
     data = document.get("data")
     data = {key: data[key] for key in _PEM if key in data} if isinstance(data, Mapping) else {}
-    return {"metadata": document.get("metadata"), "data": data}
+    return {**_head(document), "data": data}
 
 
 def _head(document: Document) -> Document:
-    return {"metadata": document.get("metadata")}
+    """Who it is, and its labels; annotations change for reasons that are none of ours."""
+    about = document.get("metadata")
+    about = about if isinstance(about, Mapping) else {}
+    return {"metadata": {key: about[key] for key in _HEAD if key in about}}
 
 
 _API, _V = "gateway.networking.k8s.io", ("v1", "v1beta1", "v1alpha3", "v1alpha2")
