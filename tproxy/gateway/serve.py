@@ -44,7 +44,10 @@ async def plain(down: socket.socket, trace: Trace, door: Door) -> Record:
     served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port), table)
     conn = served.codec("")
     reset_on_close(down, False)
-    return await served.until_end(conn, door.gate.reactor.attach(PlainLeg(down), conn))
+    leg = PlainLeg(
+        socket.socket(fileno=down.detach())
+    )  # the transport's alone, which may outlive the connection's task
+    return await served.until_end(conn, door.gate.reactor.attach(leg, conn))
 
 
 async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door) -> Record:
