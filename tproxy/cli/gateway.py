@@ -19,8 +19,9 @@ EXAMPLES = """examples:
   tproxy gateway explain --config conf/ --sni shop.example.com
   tproxy gateway explain --config conf/ --host shop.example.com --path /cart --header 'x-user: me'
 
-In DIR: Istio's Gateway, VirtualService, DestinationRule, ServiceEntry; Gateway API's Gateway, TLSRoute, TCPRoute,
-HTTPRoute, GRPCRoute, ReferenceGrant; Service, EndpointSlice, Endpoints, Pod, Namespace, Secret.
+In DIR: Istio's Gateway, VirtualService, DestinationRule, ServiceEntry; Gateway API's Gateway, ListenerSet,
+HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, BackendTLSPolicy, ReferenceGrant; Service, EndpointSlice, Endpoints,
+Pod, Namespace, Secret, ConfigMap.
 
 exit codes: 0 done, 1 check found errors or nothing is routed, 2 bad input, 3 a port cannot be had
 signals of run: TERM drains and stops, HUP reads DIR again"""
