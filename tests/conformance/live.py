@@ -43,6 +43,17 @@ class Live:
 
     def __enter__(self) -> Live:
         self._stack = ExitStack()
+        try:
+            self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _begin(self) -> None:
         name = f"conformance-{os.getpid()}"
         netns.create(name)
         self._stack.callback(netns.delete, name)
@@ -55,11 +66,6 @@ class Live:
         self._conf.mkdir()
         self._write(World.with_base())
         self._process = self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stop()
-        self._stack.close()
 
     def _start(self) -> Process:
         argv = [TPROXY, "gateway", "run", "--config", str(self._conf), "--drain", "0", "--log-format", "json"]
@@ -68,6 +74,7 @@ class Live:
         with log.open("wb") as out:
             popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})
         process = Process(popen, argv, log, "the conformance namespace")
+        self._stack.callback(process.stop)
         wait_for(lambda: "ready: ports" in log.read_text(), 30, "the gateway", process)
         return process
 

@@ -96,7 +96,8 @@ class Pool:
     def closed(self, client: Client) -> None:
         """It is gone, or takes no more."""
         if client not in self._all:
-            self._stillborn.add(client)
+            if self._dialling:
+                self._stillborn.add(client)
             return
         self._all.discard(client)
         self._free.pop(client, None)
@@ -132,8 +133,10 @@ class Pool:
             log.exception("a defect of the gateway, dialling %s", self.name)
             found = Deny(Reason.INTERNAL, f"{type(error).__name__}: {error}")
         self._dialling.discard(task)
-        if found in self._stillborn:
-            self._stillborn.discard(found)
+        stillborn = found in self._stillborn
+        if not self._dialling:  # also those whose dialling ended with a refusal
+            self._stillborn.clear()
+        if stillborn:
             found = Deny(Reason.CONNECT_FAILED, f"{self.name} closed at once")
         if isinstance(found, Deny):
             self.open -= 1

@@ -1,0 +1,50 @@
+"""Connections to backends, as they come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tproxy.core.reason import Deny, Reason
+from tproxy.gateway.http.h1_client import H1Client
+from tproxy.gateway.http.limits import Limits
+from tproxy.gateway.http.pool import Pool
+from tproxy.gateway.http.stream import Broken, Client, Reset
+from tproxy.gateway.http.wheel import Wheel
+
+
+class Waiting:
+    """Somebody who wants a connection."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Future[Reset] = asyncio.get_running_loop().create_future()
+
+    def connected(self, client: Client) -> None:
+        raise AssertionError(client)
+
+    def failed(self, reset: Reset) -> None:
+        self.told.set_result(reset)
+
+
+def test_a_connection_that_breaks_while_it_begins_leaves_nothing_behind() -> None:
+    """A backend that ends every handshake: the codec hears the end, and dialling is refused."""
+
+    async def dial(pool: Pool) -> Client | Deny:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        made = H1Client(Limits().congested, pool.freed, pool.closed)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: made, ours)
+        theirs.close()
+        await asyncio.sleep(0.05)
+        return Deny(Reason.CONNECT_FAILED, "the handshake failed")
+
+    async def main() -> None:
+        pool = Pool("backend", dial, Wheel(asyncio.get_running_loop()), Limits())
+        for _ in range(3):
+            waiter = Waiting()
+            assert pool.take(waiter) is None
+            assert (await waiter.told).kind is Broken.CONNECT
+        assert pool.open == 0
+        assert not pool._stillborn
+
+    asyncio.run(asyncio.wait_for(main(), 10))
