@@ -44,11 +44,12 @@ async def relay(down: Leg, up: Leg, reactor: AnyReactor) -> Moved:
 async def _last_words(sock: socket.socket) -> None:
     """Let the bytes that were sent before a reset arrive before the reset does, as they would without us."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + LAST_WORDS
+    deadline, pause = loop.time() + LAST_WORDS, 0.005
     while loop.time() < deadline:
         try:
             if not unacknowledged(sock):
                 return
         except OSError:
             return
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.08)  # a delayed acknowledgement takes 40 ms
