@@ -472,3 +472,22 @@ def test_routes_lists_every_rule_of_every_port(folder: Path, capsys: pytest.Capt
         ["443", "passthrough", "only.test"],
         ["31400", "tcp", "*"],
     ]
+
+
+def test_001_12_a_port_without_a_number_is_named_with_file_and_line() -> None:
+    """As the document's flattened YAML has it: ``number:`` and nothing behind it."""
+    text = """
+apiVersion: networking.istio.io/v1alpha3
+kind: Gateway
+metadata: {name: coolstore-gateway, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port:
+      number:
+      name: http
+      protocol: HTTP
+    hosts: [webapp.istioinaction.io]
+"""
+    found = said(load(text))
+    assert "spec.servers[0].port" in found and "number" in found, found

@@ -420,3 +420,32 @@ def test_certificates_change_again_and_again_under_load_and_nothing_fails(world:
         thread.join(20)
     assert not failed
     assert min(done) > 30, done
+
+
+def test_000_12_a_service_is_added_at_run_time_and_nobody_else_notices(tmp_path: Path) -> None:
+    """A Secret, a Gateway and a VirtualService of their own, as three objects that are applied later."""
+    port, ca, folder = gw.free_port(), Ca("servers"), tmp_path / "config"
+    with EchoBackend("webapp-0", "webapp", "shop") as pod:
+
+        def objects(name: str) -> list[dict[str, Any]]:
+            host = f"{name}.example.com"
+            made = [_secret(f"{name}-credential", ca.issue(host)), *service("webapp", {"http": 80}, pod.port)]
+            made += [gw.gateway_yaml(_https(port, name, f"{name}-credential"), name=f"{name}-gw")]
+            web = gw.virtual(name, [host], http=[rule(to("webapp"))])
+            return [*made, {**web, "spec": {**web["spec"], "gateways": [f"istio-system/{name}-gw"]}}]
+
+        gw.write(folder / "b.yaml", *objects("b"))
+        context = ssl.create_default_context(cadata=ca.pem.decode())
+        with gw.running(folder) as gateway:
+            with context.wrap_socket(
+                socket.create_connection(("127.0.0.1", port), 10), server_hostname="b.example.com"
+            ) as kept:
+                assert _get(kept).startswith(b"HTTP/1.1 200")
+                assert "CN = a.example.com" not in s_client(port, "a.example.com", "-brief")
+                gw.write(folder / "a.yaml", *objects("a"))
+                gateway.said("reloaded: ports")
+                assert "CN = a.example.com" in s_client(port, "a.example.com", "-brief")
+                assert _get(kept).startswith(b"HTTP/1.1 200")
+            done = gw.curl("a.example.com", port)
+            assert done.returncode == 0 and '"webapp-0"' in done.stdout, done
+            assert gateway.process.alive
