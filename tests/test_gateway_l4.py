@@ -96,10 +96,18 @@ def gateway(nginx: Nginx, raw: Raw, tmp_path_factory: pytest.TempPathFactory) ->
         yield made
 
 
+SOURCES = (f"127.1.{high}.{low}" for high in range(256) for low in range(1, 255))
+
+
 def call(port: int = TLS, source: str = "127.0.0.1") -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def stranger() -> socket.socket:
+    """From an address nobody else calls from: a port alone is soon another's, and its records with it."""
+    return call(source=next(SOURCES))
 
 
 def reset_without_a_byte(sock: socket.socket) -> None:
@@ -146,7 +154,7 @@ def test_an_unmatched_name_is_reset_without_an_alert_and_the_record_says_what_is
     gateway: Gateway, name: str | None
 ) -> None:
     """001-05."""
-    with call() as sock:
+    with stranger() as sock:
         sock.sendall(hellos.hello(hellos.ext(43, b"\x02\x03\x04") + (hellos.sni(name.encode()) if name else b"")))
         reset_without_a_byte(sock)
         mine = "{}:{}".format(*sock.getsockname())
@@ -255,7 +263,7 @@ TWO_NAMES = hellos.sni(b"a.example.com") + hellos.sni(b"b.example.com")
     ],
 )
 def test_what_is_no_proper_hello_is_reset_and_reaches_nobody(gateway: Gateway, data: bytes, reason: str) -> None:
-    with call() as sock:
+    with stranger() as sock:
         sock.sendall(data)
         reset_without_a_byte(sock)
         mine = "{}:{}".format(*sock.getsockname())
@@ -267,7 +275,7 @@ def test_what_is_no_proper_hello_is_reset_and_reaches_nobody(gateway: Gateway, d
 def test_a_hello_that_does_not_come_is_reset_at_its_deadline_while_others_are_served(
     gateway: Gateway, start: bytes
 ) -> None:
-    with call() as slow:
+    with stranger() as slow:
         slow.sendall(start)
         assert curl("a.example.com", TLS).returncode == 0
         reset_without_a_byte(slow)

@@ -63,8 +63,8 @@ class Fronts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._running:
-            process.kill()
+        for process in self._running:  # nginx's workers outlive a master that is killed
+            process.stop(30)
 
     def _start(self, name: str, core: str, argv: list[str], ports: list[int]) -> Process:
         log = self.folder / f"{name}.log"
