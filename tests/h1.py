@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.h1_server import H1Server

@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import uvloop
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_codec import Codec
 from tproxy.gateway.http.h2_frames import (

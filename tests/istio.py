@@ -9,10 +9,10 @@ import yaml
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config
-from tproxy.core.effective import settle
 from tproxy.core.identity import SpiffeId
-from tproxy.core.manifest import manifests
-from tproxy.core.policy import Allow
+from tproxy.core.policy.effective import settle
+from tproxy.core.policy.manifest import manifests
+from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny
 
 VERSION = "security.istio.io/v1"

@@ -15,7 +15,7 @@ def holders(folder: Path) -> list[str]:
     found = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.readlink(link).startswith(str(folder)):
+            if str(link.readlink()).startswith(str(folder)):
                 found.append(link.parts[2])
         except OSError:
             continue

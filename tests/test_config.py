@@ -14,8 +14,8 @@ from tproxy.core.capture import Capture
 from tproxy.core.config import Config, Files, Limits, Marks, MeshRule, Mode, Outside, Ports, parse_port
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import IdPattern
-from tproxy.core.manifest import Workload
-from tproxy.core.policy import Policy, Rule
+from tproxy.core.policy.manifest import Workload
+from tproxy.core.policy.policy import Policy, Rule
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMHcCAQEEIG9uZSBzZWNyZXQ=\n-----END PRIVATE KEY-----\n"
 PORTS = ("egress", "ingress", "admin", "metrics", "ready")

@@ -15,7 +15,7 @@ import pytest
 from tests.conformance.catalog import TESTS, Case
 from tests.conformance.replay import Outcome
 from tests.conformance.world import AWAY, SUITE
-from tproxy.gateway.features import SUPPORTED
+from tproxy.gateway.gatewayapi.features import SUPPORTED
 
 GOOD = (Outcome.PASSED, Outcome.MESH, Outcome.OWN, Outcome.STATUSES)
 

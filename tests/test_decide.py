@@ -28,7 +28,7 @@ from tproxy.core.decide import (
 )
 from tproxy.core.hello import Hello, NeedMore, NotTls, parse
 from tproxy.core.identity import IdPattern, SpiffeId
-from tproxy.core.policy import Allow
+from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny, Reason
 
 WEB = SpiffeId.workload("cluster.local", "shop", "web")

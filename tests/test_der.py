@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.core.der import sequences
+from tproxy.core.certificates.der import sequences
 
 CONTENTS = st.one_of(st.binary(max_size=300), st.integers(0, 70_000).map(bytes))
 

@@ -17,10 +17,10 @@ from tproxy.core.config import Config
 from tproxy.core.decide import Mtls, Plain, egress, expected
 from tproxy.core.directory import Absent, Delta, Entries, Entry, Kind, Mirror, Part, Version, difference
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy import Allow
+from tproxy.core.policy.policy import Allow
+from tproxy.core.policy.recheck import egress as recheck
+from tproxy.core.policy.recheck import is_left
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.recheck import egress as recheck
-from tproxy.core.recheck import is_left
 from tproxy.identity.directory import parsed
 
 TARGET = Endpoint.parse("10.0.0.7:80")

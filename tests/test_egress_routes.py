@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.core import decide, recheck
+from tproxy.core import decide
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.config import Config
 from tproxy.core.directory import Absent, Entry, Kind
-from tproxy.core.egress_routes import (
+from tproxy.core.egress.routes import (
     EgressRoutes,
     EgressRule,
     Names,
@@ -25,6 +25,7 @@ from tproxy.core.egress_routes import (
     parity,
 )
 from tproxy.core.fields import ConfigError
+from tproxy.core.policy import recheck
 from tproxy.core.reason import Deny, Reason
 
 ROUTERS = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.gateway import secret, self_signed
-from tproxy.core.http_routes import HttpTable, Request
+from tproxy.core.http.routes import HttpTable, Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
     Backend,
@@ -24,9 +24,9 @@ from tproxy.core.routes import (
     by_sni,
     choose,
 )
-from tproxy.gateway import gatewayapi
 from tproxy.gateway.compile import Loaded, compile_table
 from tproxy.gateway.findings import Findings
+from tproxy.gateway.gatewayapi import dialect as gatewayapi
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Vault, Where

@@ -20,7 +20,7 @@ from tests.gateway import certificate, curl, free_port, listens
 from tests.gateway_cluster import GatewayCluster, kind_of
 from tests.test_gateway_api import load, service, thing
 from tests.test_gateway_cluster import API, CLASS, following, soon
-from tproxy.gateway.conditions import CONTROLLER
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER
 
 META = {"namespace": "default"}
 

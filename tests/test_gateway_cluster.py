@@ -20,8 +20,8 @@ from tests.gateway import ENV, TPROXY, Gateway, Raw, free_port, listens
 from tests.gateway_cluster import GatewayCluster, path_of
 from tproxy.gateway import cluster as cluster_module
 from tproxy.gateway.cluster import Cluster
-from tproxy.gateway.conditions import CONTROLLER, Conditions
-from tproxy.gateway.status_merge import merged
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
+from tproxy.gateway.gatewayapi.status_merge import merged
 from tproxy.kube.where import Kubernetes, parse_api_server
 from tproxy.world.process import Process, wait_for
 

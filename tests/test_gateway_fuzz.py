@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_gateway_istio import GATEWAY, HTTP, SERVICES, VIRTUAL
-from tproxy.core.http import Head
-from tproxy.core.http_explain import done, table_of
-from tproxy.core.http_forwarded import Client
-from tproxy.core.http_routes import Request
+from tproxy.core.http.explain import done, table_of
+from tproxy.core.http.forwarded import Client
+from tproxy.core.http.head import Head
+from tproxy.core.http.routes import Request
 from tproxy.core.route_explain import lines, told
 from tproxy.gateway.compile import compile_table
 from tproxy.gateway.envoy.dump import config_dump

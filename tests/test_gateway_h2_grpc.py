@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 from tests.http2 import Joined, in_thread
-from tproxy.core.http import Head
-from tproxy.core.http_filters import Flavour
-from tproxy.core.http_local import is_grpc, local
+from tproxy.core.http.filters import Flavour
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import is_grpc, local
 from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_server import H2Server

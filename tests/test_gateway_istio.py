@@ -12,7 +12,7 @@ import pytest
 from tests.gateway import secret, self_signed
 from tproxy.cli import main
 from tproxy.core.hello import Hello
-from tproxy.core.http_routes import Request
+from tproxy.core.http.routes import Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
     Backend,

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from tests.test_gateway_istio import load, said
-from tproxy.core.http import Head, Reply
-from tproxy.core.http_filters import Retry, Timeouts
-from tproxy.core.http_forwarded import Client
-from tproxy.core.http_plan import Answer, Forward, plan
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.filters import Retry, Timeouts
+from tproxy.core.http.forwarded import Client
+from tproxy.core.http.head import Head, Reply
+from tproxy.core.http.plan import Answer, Forward, plan
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import HttpListener, Terminate, TlsListener, by_sni
 from tproxy.gateway.compile import Loaded
 

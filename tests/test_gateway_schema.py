@@ -16,10 +16,10 @@ from tests.conformance.check import conditions_of, schemas, stamped
 from tests.conformance.world import AWAY, SUITE
 from tproxy.core.route_explain import lines
 from tproxy.gateway.compile import Loaded, compile_table
-from tproxy.gateway.conditions import CONTROLLER
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER
+from tproxy.gateway.gatewayapi.status_merge import merged
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.site import Site
-from tproxy.gateway.status_merge import merged
 
 pytestmark = pytest.mark.skipif(not SUITE.is_dir(), reason=AWAY)
 GROUP = "gateway.networking.k8s.io"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.h1 import Client, Heard
-from tproxy.core.http import Head
+from tproxy.core.http.head import Head
 from tproxy.gateway.http.stream import Broken
 
 GET = Head("GET", "http", "a.example.com", "/")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.h1 import Heard, Server, answer
-from tproxy.core.http import Reply
+from tproxy.core.http.head import Reply
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.stream import Broken, Reset
 

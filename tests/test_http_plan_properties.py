@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from tests.test_http_plan import CLIENT, ID, backend
 from tproxy.core.hostnames import HostTable
-from tproxy.core.http import Head
-from tproxy.core.http_facts import Facts, parse_query
-from tproxy.core.http_filters import (
+from tproxy.core.http.facts import Facts, parse_query
+from tproxy.core.http.filters import (
     Cors,
     Fault,
     Filters,
@@ -20,9 +19,10 @@ from tproxy.core.http_filters import (
     Redirect,
     Rewrite,
 )
-from tproxy.core.http_path import BadPathError, changed, normal
-from tproxy.core.http_plan import Answer, Forward, plan
-from tproxy.core.http_routes import Entry, HttpTable, Kind, Match, Request, Rule, Text, gateway_api_order, istio_order
+from tproxy.core.http.head import Head
+from tproxy.core.http.path import BadPathError, changed, normal
+from tproxy.core.http.plan import Answer, Forward, plan
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Request, Rule, Text, gateway_api_order, istio_order
 from tproxy.core.percent import quoted, unquoted
 from tproxy.core.routes import Backend
 from tproxy.gateway.regex import compile_regex

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tproxy.core.certificates.x509 import LeafFacts
 from tproxy.core.identity import IdPattern, SpiffeId, Svid, parse_trust_domain, svid_id
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.x509 import LeafFacts
 
 OWN = "cluster.local"
 WEB = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/web")

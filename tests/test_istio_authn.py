@@ -12,11 +12,11 @@ from tests.istio import peer, settled
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
-from tproxy.core.effective import settle
 from tproxy.core.fields import ConfigError
 from tproxy.core.hello import NotTls
 from tproxy.core.identity import SpiffeId
-from tproxy.core.manifest import manifests
+from tproxy.core.policy.effective import settle
+from tproxy.core.policy.manifest import manifests
 from tproxy.core.reason import Deny
 
 APP = {"app": "web"}

@@ -24,8 +24,8 @@ from tests.ca_server import Answer, Asked, issue, serve, server_pair
 from tests.certs import twisted
 from tests.one_loop import run
 from tproxy.control import store
+from tproxy.core.certificates.pem import certificates
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import certificates
 from tproxy.core.settings import IstioCa, KeyType
 from tproxy.identity.istio_ca import IstioCaSource, new_request, sleep_until
 from tproxy.identity.keeper import Keeper

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tests.istio import asked, auth, settled
 from tproxy.core.address import parse_address
-from tproxy.core.conditions import Call, Text
 from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy import Allow, Policy
+from tproxy.core.policy.conditions import Call, Text
+from tproxy.core.policy.policy import Allow, Policy
 from tproxy.core.reason import Deny, Reason
 
 WEB, DB = "ns/shop/sa/web", "ns/data/sa/db"

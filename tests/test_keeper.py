@@ -15,7 +15,7 @@ import pytest
 from asyncinotify import Inotify
 
 from tproxy.control import store
-from tproxy.core import renewal
+from tproxy.core.certificates import renewal
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.settings import Bundle, Files
 from tproxy.identity.files_source import FilesSource

@@ -22,14 +22,14 @@ from tproxy.cli.gateway_source import labels_of
 from tproxy.control.config import Control
 from tproxy.core.capture import Capture
 from tproxy.core.config import Config
-from tproxy.core.egress_config import parse_routes
-from tproxy.core.egress_routes import Parity
+from tproxy.core.egress.config import parse_routes
+from tproxy.core.egress.routes import Parity
 from tproxy.core.fields import Fields
 from tproxy.core.inject.injection import NEVER, Injection
 from tproxy.core.inject.pod import Patch, Skip, inject
 from tproxy.core.inject.workload import places
 from tproxy.core.settings import IstioCa, Mixed, Mode, Outside, WorkloadApi
-from tproxy.gateway.conditions import CONTROLLER
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER
 from tproxy.gateway.kinds import CORE, CUSTOM, WITH_STATUS
 
 HERE = Path(__file__).parents[1] / "manifests"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.core.pem import certificates, der, encoded, private_key
+from tproxy.core.certificates.pem import certificates, der, encoded, private_key
 
 
 @given(st.binary(min_size=1, max_size=500))

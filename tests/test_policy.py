@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tproxy.core.address import Address, parse_address, parse_network
-from tproxy.core.conditions import Call
 from tproxy.core.identity import IdPattern, SpiffeId
-from tproxy.core.policy import Allow, Policy, Rule
+from tproxy.core.policy.conditions import Call
+from tproxy.core.policy.policy import Allow, Policy, Rule
 from tproxy.core.reason import Deny, Reason
 
 WEB = SpiffeId.workload("cluster.local", "shop", "web")

@@ -13,7 +13,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
-from tproxy.core.http_routes import (
+from tproxy.core.http.routes import (
     Entry,
     HttpTable,
     Kind,

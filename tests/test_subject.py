@@ -7,8 +7,8 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.core.subject import Names, dns_covers, is_for
-from tproxy.core.xfcc import xfcc
+from tproxy.core.certificates.subject import Names, dns_covers, is_for
+from tproxy.core.certificates.xfcc import xfcc
 
 LABEL = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 NAME = st.lists(LABEL, min_size=2, max_size=5).map(".".join)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.istio import asked, auth, peer
 from tests.pods import JSON
 from tproxy.core.config import Config, Mode
-from tproxy.core.effective import settle, with_set
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy import Allow
+from tproxy.core.policy.effective import settle, with_set
+from tproxy.core.policy.policy import Allow
+from tproxy.core.policy.told import Told
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Directory
-from tproxy.core.told import Told
 from tproxy.identity.policies import Policies
 from tproxy.wire.policies_pb2 import PolicySet
 

@@ -28,8 +28,8 @@ from tests.certs import twisted
 from tests.one_loop import run
 from tests.workload_server import Stream, serve, svid, wait
 from tproxy.control import authority, store
+from tproxy.core.certificates.pem import certificates, encoded
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import certificates, encoded
 from tproxy.core.settings import WorkloadApi
 from tproxy.identity.keeper import Keeper
 from tproxy.identity.source import SourceError

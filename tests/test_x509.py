@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
+from tproxy.core.certificates.x509 import LeafFacts, Malformed, leaf_facts
 
 KEYS = {"ec": ec.generate_private_key(ec.SECP256R1()), "rsa": rsa.generate_private_key(65537, 2048)}
 BITS = ("digital_signature", "key_cert_sign", "crl_sign", "key_encipherment")

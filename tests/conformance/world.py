@@ -15,7 +15,7 @@ import yaml
 from tests.conformance import certificates
 from tests.conformance.certificates import INFRA, Document
 from tproxy.gateway.compile import Loaded, compile_table
-from tproxy.gateway.conditions import CONTROLLER
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER
 from tproxy.gateway.objects import Object, parse
 from tproxy.gateway.site import Site
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from tproxy.core import pem
-from tproxy.core.conditions import Text
+from tproxy.core.certificates import pem
+from tproxy.core.certificates.x509 import Malformed, leaf_facts
 from tproxy.core.config import Config
 from tproxy.core.directory import Entries
 from tproxy.core.identity import IdPattern, Snapshot
 from tproxy.core.plaintext import Plaintext, Talk
-from tproxy.core.told import Told
-from tproxy.core.x509 import Malformed, leaf_facts
+from tproxy.core.policy.conditions import Text
+from tproxy.core.policy.told import Told
 
 
 def config_dump(config: Config, snapshot: Snapshot) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from tproxy.admin.http import Answer
+from tproxy.core.certificates.pem import certificates, der
+from tproxy.core.certificates.x509 import LeafFacts, leaf_facts
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import certificates, der
 from tproxy.core.record import Direction, Record
-from tproxy.core.x509 import LeafFacts, leaf_facts
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600)
 PEERS = 100  # names of peers that speak plaintext

@@ -135,7 +135,7 @@ class Following:
 
     def _compiled(self, taken: frozenset[Bind]) -> Loaded:
         from tproxy.gateway.compile import compile_table
-        from tproxy.gateway.conditions import CONTROLLER
+        from tproxy.gateway.gatewayapi.conditions import CONTROLLER
         from tproxy.gateway.site import published
         from tproxy.kernel.sock import can_bind
 

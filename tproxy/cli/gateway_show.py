@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tproxy.cli.gateway_source import load
 
 if TYPE_CHECKING:
-    from tproxy.core.http import Head
+    from tproxy.core.http.head import Head
     from tproxy.core.route_explain import Line, Told
     from tproxy.core.routes import Bind, Listener
     from tproxy.gateway.compile import Loaded
@@ -95,8 +95,8 @@ def explain(args: argparse.Namespace) -> int:
 
 def _told(args: argparse.Namespace, bind: Bind, listener: Listener) -> tuple[Told, list[str]]:
     """The rule on a port, and what it does with the request, if one was described."""
-    from tproxy.core.http_explain import done, request_of, table_of
-    from tproxy.core.http_forwarded import Client
+    from tproxy.core.http.explain import done, request_of, table_of
+    from tproxy.core.http.forwarded import Client
     from tproxy.core.route_explain import told
 
     name, host = args.sni or args.host, args.host or args.sni
@@ -109,7 +109,7 @@ def _told(args: argparse.Namespace, bind: Bind, listener: Listener) -> tuple[Tol
 
 def _head(args: argparse.Namespace) -> Head:
     """The request that the options describe."""
-    from tproxy.core.http import Head
+    from tproxy.core.http.head import Head
 
     pairs = [text.partition(":")[::2] for text in args.header]
     headers = [(name.strip().lower(), value.strip()) for name, value in pairs]

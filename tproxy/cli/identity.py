@@ -11,8 +11,8 @@ from typing import Any
 from tproxy.cli import Verbs
 from tproxy.cli.ask import page
 from tproxy.cli.words import ago, span, when
+from tproxy.core.certificates.renewal import is_short
 from tproxy.core.config import Ports
-from tproxy.core.renewal import is_short
 
 EXAMPLES = """examples:
   tproxy identity                                 in the pod, beside the sidecar

@@ -13,13 +13,13 @@ from tproxy.cli import Verbs, policy_egress
 from tproxy.cli.ask import page
 from tproxy.cli.source import add_config_option, config_of, labelled
 from tproxy.core.address import Address, Endpoint, parse_address
-from tproxy.core.conditions import Attribute
 from tproxy.core.config import Config, parse_port
-from tproxy.core.effective import settle, with_set
-from tproxy.core.explain import Explanation, asks_for, explain
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
-from tproxy.core.told import Told
+from tproxy.core.policy.conditions import Attribute
+from tproxy.core.policy.effective import settle, with_set
+from tproxy.core.policy.explain import Explanation, asks_for, explain
+from tproxy.core.policy.told import Told
 
 T = TypeVar("T")
 EXAMPLES = """examples:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tproxy.cli.source import add_config_option, config_of, routed
 from tproxy.core.address import Endpoint, parse_address
-from tproxy.core.egress_explain import Explanation, explain
+from tproxy.core.egress.explain import Explanation, explain
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import parse_hostname
 

@@ -30,7 +30,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them."""
-    from tproxy.core.egress_explain import summary
+    from tproxy.core.egress.explain import summary
     from tproxy.core.ruleset import ruleset
 
     config = config_of(args)

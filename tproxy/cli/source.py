@@ -11,12 +11,12 @@ from typing import Any
 
 from tproxy.cli.documents import documents, one_yaml, read_text, read_yaml
 from tproxy.core.config import Config
-from tproxy.core.effective import settle
-from tproxy.core.egress_config import parse_routes
+from tproxy.core.egress.config import parse_routes
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.inject.containers import CONFIG
-from tproxy.core.manifest import Manifest, manifests, parse_policies
 from tproxy.core.podinfo import pod_labels
+from tproxy.core.policy.effective import settle
+from tproxy.core.policy.manifest import Manifest, manifests, parse_policies
 
 _YAML = (".yaml", ".yml", ".json")
 

@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tproxy.core import pem
+from tproxy.core.certificates import pem
+from tproxy.core.certificates.x509 import Malformed, leaf_facts
 from tproxy.core.identity import svid_id
 from tproxy.core.reason import Deny
-from tproxy.core.x509 import Malformed, leaf_facts
 
 _USES = {"1.3.6.1.5.5.7.3.1": "server", "1.3.6.1.5.5.7.3.2": "client"}
 

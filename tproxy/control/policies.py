@@ -18,7 +18,7 @@ from tproxy.control.record import Line
 from tproxy.control.shelf import Shelf
 from tproxy.control.streams import Streams
 from tproxy.core.identity import SpiffeId
-from tproxy.core.manifest import GROUP, KINDS, VERSIONS
+from tproxy.core.policy.manifest import GROUP, KINDS, VERSIONS
 from tproxy.kube.optional import Optional
 from tproxy.wire import WATCH_POLICIES
 from tproxy.wire.policies_pb2 import PoliciesRequest, PolicySet

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-from tproxy.core.effective import check
 from tproxy.core.fields import ConfigError
-from tproxy.core.istio_policy import Names
-from tproxy.core.manifest import DRY_RUN, manifests
+from tproxy.core.policy.effective import check
+from tproxy.core.policy.istio_policy import Names
+from tproxy.core.policy.manifest import DRY_RUN, manifests
 from tproxy.wire.policies_pb2 import PolicySet
 
 log = logging.getLogger("tproxy")

@@ -18,10 +18,10 @@ from tproxy.control.config import Control
 from tproxy.control.record import Line, Turned
 from tproxy.control.refusal import Refused, Why
 from tproxy.control.service import OPTIONS, STATUS, peer
+from tproxy.core.certificates.pem import der
+from tproxy.core.certificates.x509 import Malformed, leaf_facts
 from tproxy.core.identity import SpiffeId, svid_id
-from tproxy.core.pem import der
 from tproxy.core.reason import Deny
-from tproxy.core.x509 import Malformed, leaf_facts
 from tproxy.kernel.sock import any_host
 from tproxy.wire import ACCEPTED
 

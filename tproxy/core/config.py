@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from tproxy.core.address import Address, contains, parse_network
 from tproxy.core.capture import Capture
-from tproxy.core.egress_config import parse_routes
-from tproxy.core.egress_routes import EgressRoutes
+from tproxy.core.egress.config import parse_routes
+from tproxy.core.egress.routes import EgressRoutes
 from tproxy.core.fields import ConfigError, Fields, parse_port, parse_whole, text_of
 from tproxy.core.identity import IdPattern, is_segment, parse_trust_domain
 from tproxy.core.identity_config import parse_directory, parse_identity, parse_trust
-from tproxy.core.manifest import Manifest, Workload, distinct, parse_policies, parse_workload
-from tproxy.core.policy import Policy, Rule
+from tproxy.core.policy.manifest import Manifest, Workload, distinct, parse_policies, parse_workload
+from tproxy.core.policy.policy import Policy, Rule
 from tproxy.core.settings import (
     Bundle,
     Directory,

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tproxy.core.address import Endpoint
-from tproxy.core.conditions import Call
 from tproxy.core.config import Config, Mode, Outside
 from tproxy.core.directory import Absent, Entry, Found
-from tproxy.core.egress_routes import EgressRule, Unread, choose
+from tproxy.core.egress.routes import EgressRule, Unread, choose
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
-from tproxy.core.policy import Allow
+from tproxy.core.policy.conditions import Call
+from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Mixed
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from tproxy.core.certificates.x509 import LeafFacts
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.x509 import LeafFacts
 
 _DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")

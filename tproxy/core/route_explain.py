@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tproxy.core.hostnames import why_not
-from tproxy.core.http_routes import HttpTable, Request
+from tproxy.core.http.routes import HttpTable, Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
     Backend,

@@ -21,8 +21,8 @@ from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
-from tproxy.core.http_filters import NO_FILTERS, Filters
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.filters import NO_FILTERS, Filters
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 
 _ACME = ("acme-tls/1",)

@@ -10,7 +10,7 @@ from tproxy.core import routes
 from tproxy.core.address import contains
 from tproxy.core.decide import First
 from tproxy.core.hello import Hello
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.proxy_protocol import v1, v2
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record

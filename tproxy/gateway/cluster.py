@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tproxy.core.fields import ConfigError
+from tproxy.gateway.gatewayapi.status_merge import merged
 from tproxy.gateway.kinds import CORE, CUSTOM, WITH_STATUS, Kind
 from tproxy.gateway.objects import Object, from_document
-from tproxy.gateway.status_merge import merged
 from tproxy.kube.api_server import MERGE_PATCH, ApiError, connected, failed
 from tproxy.kube.optional import Optional
 from tproxy.kube.watch import Put, Watch

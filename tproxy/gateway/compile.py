@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError
 from tproxy.core.routes import Table
-from tproxy.gateway import gatewayapi, istio
 from tproxy.gateway.findings import Finding, Findings
+from tproxy.gateway.gatewayapi import dialect as gatewayapi
+from tproxy.gateway.istio import dialect as istio
+from tproxy.gateway.istio.telemetry import access_log
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
-from tproxy.gateway.telemetry import access_log
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
+from tproxy.core.certificates.subject import is_for
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.routes import BackendTls, ClientCheck, ServerTls, TlsMode
-from tproxy.core.subject import is_for
 from tproxy.gateway.secrets import Material
 from tproxy.identity import fronts
 from tproxy.identity.fronts import Bounds, Check, Judge

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.core.http_filters import Pairs
-from tproxy.core.http_routes import Kind, Text
+from tproxy.core.http.filters import Pairs
+from tproxy.core.http.routes import Kind, Text
 from tproxy.gateway.regex import compile_regex
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2

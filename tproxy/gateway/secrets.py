@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tproxy.core.pem import certificates
+from tproxy.core.certificates.pem import certificates
 from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TypeAlias, cast
 
 from tproxy.core.hostnames import HostTable
-from tproxy.core.http import Head
-from tproxy.core.http_forwarded import Client as Caller
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.forwarded import Client as Caller
+from tproxy.core.http.head import Head
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni

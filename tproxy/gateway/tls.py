@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tproxy.core.certificates.xfcc import xfcc
 from tproxy.core.hostnames import is_address
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
 from tproxy.core.routes import BackendTls, Terminate
-from tproxy.core.xfcc import xfcc
 from tproxy.gateway.contexts import Contexts
 from tproxy.identity import fronts
 from tproxy.identity.fronts import Notes

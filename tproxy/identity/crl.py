@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
-from tproxy.core import pem
-from tproxy.core.x509 import LeafFacts, leaf_facts
+from tproxy.core.certificates import pem
+from tproxy.core.certificates.x509 import LeafFacts, leaf_facts
 
 _KNOWN_OF_ENTRY = {CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE}
 _ODD = (UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)

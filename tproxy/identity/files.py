@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from tproxy.core import pem
+from tproxy.core.certificates import pem
 from tproxy.core.config import Bundle, Files
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from tproxy.core import pem
+from tproxy.core.certificates import pem
 from tproxy.identity.leaf import KeyPair, key_of
 from tproxy.identity.openssl import CIPHERS_12, RELEASE_BUFFERS, TICKET_SECONDS, Role, Tls, TlsError, made_error
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
+from tproxy.core.certificates.renewal import renew_at
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot, SpiffeId
-from tproxy.core.renewal import renew_at
 from tproxy.core.settings import IstioCa, KeyType
 from tproxy.core.token import LIMIT, workload_of
 from tproxy.identity import rpc

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tproxy.core.certificates.renewal import is_short, pause
 from tproxy.core.identity import Snapshot
-from tproxy.core.renewal import is_short, pause
 from tproxy.identity.repeat import repeat
 from tproxy.identity.source import Source, SourceError
 

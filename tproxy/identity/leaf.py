@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
-from tproxy.core import pem
-from tproxy.core.subject import Names
+from tproxy.core.certificates import pem
+from tproxy.core.certificates.subject import Names
 from tproxy.identity.openssl import UNUSABLE_KEY, TlsError
 
 

@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass
 
 from tproxy.core.identity import Snapshot
+from tproxy.core.policy.told import Told
 from tproxy.core.settings import Directory as Settings
-from tproxy.core.told import Told
 from tproxy.identity import stream
 from tproxy.wire import WATCH_POLICIES
 from tproxy.wire import policies_pb2 as wire

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
+from tproxy.core.certificates.pem import certificates, der
+from tproxy.core.certificates.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.core.identity import Snapshot, SpiffeId, Svid, svid_id
-from tproxy.core.pem import certificates, der
 from tproxy.core.reason import Deny
-from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity import crl
 from tproxy.identity.openssl import UNUSABLE_KEY, Tls, TlsError, role
 from tproxy.identity.trust import CHAIN_LIMIT

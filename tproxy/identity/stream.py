@@ -17,8 +17,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
+from tproxy.core.certificates.renewal import pause
 from tproxy.core.identity import Snapshot
-from tproxy.core.renewal import pause
 from tproxy.core.settings import Directory as Settings
 from tproxy.identity import rpc
 from tproxy.identity.repeat import repeat

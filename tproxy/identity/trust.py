@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 
 from cryptography import x509
 
-from tproxy.core import pem
+from tproxy.core.certificates import pem
+from tproxy.core.certificates.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.core.identity import Snapshot, SpiffeId, svid_id
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Trust
-from tproxy.core.x509 import LeafFacts, Malformed, leaf_facts
 from tproxy.identity import crl
 from tproxy.identity.path import Anchors, NoPath, Path, parsed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tproxy.core import pem
+from tproxy.core.certificates import pem
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot
 from tproxy.core.settings import Trust

@@ -17,9 +17,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from tproxy.core.der import sequences
+from tproxy.core.certificates.der import sequences
+from tproxy.core.certificates.pem import encoded
 from tproxy.core.identity import Snapshot
-from tproxy.core.pem import encoded
 from tproxy.core.protobuf import count_fields
 from tproxy.core.settings import WorkloadApi
 from tproxy.identity import rpc

@@ -11,7 +11,7 @@ import logging
 import random
 from typing import Any
 
-from tproxy.core.renewal import pause
+from tproxy.core.certificates.renewal import pause
 from tproxy.kube.api_server import ApiError, connected, failed
 from tproxy.kube.watch import Put, Status, Watch
 from tproxy.kube.where import Kubernetes

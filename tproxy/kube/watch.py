@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from tproxy.core.renewal import pause
+from tproxy.core.certificates.renewal import pause
 from tproxy.kube.api_server import ApiError, Reply, connected
 from tproxy.kube.where import Kubernetes
 

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from tproxy.core import decide
 from tproxy.core.config import Config
-from tproxy.core.egress_routes import Otherwise
+from tproxy.core.egress.routes import Otherwise
 from tproxy.core.hello import Hello
 from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record

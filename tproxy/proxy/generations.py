@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tproxy.core.config import Config
-from tproxy.core.effective import settle, with_set
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import Snapshot, SpiffeId
-from tproxy.core.told import Told
+from tproxy.core.policy.effective import settle, with_set
+from tproxy.core.policy.told import Told
 from tproxy.identity.keeper import Keeper, Status
 from tproxy.identity.open import open_source
 from tproxy.identity.trusted import paths, trusted

@@ -8,7 +8,7 @@ from typing import assert_never
 from tproxy.core import decide
 from tproxy.core.config import Config, Mode
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy import Allow
+from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny
 from tproxy.core.record import Record
 from tproxy.kernel.sock import abort

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from tproxy.core import recheck
 from tproxy.core.directory import Entry
+from tproxy.core.policy import recheck
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction
 from tproxy.proxy.side import Side, State

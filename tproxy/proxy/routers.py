@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Address, Endpoint
 from tproxy.core.config import Config
-from tproxy.core.egress_routes import EgressRule, last_octet, order
+from tproxy.core.egress.routes import EgressRule, last_octet, order
 from tproxy.core.reason import Deny, Reason
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyReactor

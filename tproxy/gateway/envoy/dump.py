@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
     Backend,
     HttpListener,

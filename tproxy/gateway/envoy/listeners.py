@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from tproxy.core.hostnames import ANY
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
     Backend,
     Bind,

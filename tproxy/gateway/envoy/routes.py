@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tproxy.core.http_filters import Filters, FullPath, HeaderChange, PrefixPath, Redirect, RegexPath, Retry
-from tproxy.core.http_routes import Entry, HttpTable, Kind, Match, Rule, Text
+from tproxy.core.http.filters import Filters, FullPath, HeaderChange, PrefixPath, Redirect, RegexPath, Retry
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text
 from tproxy.core.routes import Backend
 from tproxy.gateway.envoy.names import TYPE, cluster, config_path
 

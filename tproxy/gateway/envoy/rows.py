@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from tproxy.core.hostnames import ANY
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
     Bind,
     Chain,

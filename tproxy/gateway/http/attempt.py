@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tproxy.core.address import Endpoint
-from tproxy.core.http import Headers, Reply
+from tproxy.core.http.head import Headers, Reply
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.stream import Client, Reset, Stream
 from tproxy.gateway.http.wheel import Timer

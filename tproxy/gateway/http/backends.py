@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
-from tproxy.core.http_facts import host_of
+from tproxy.core.http.facts import host_of
 from tproxy.core.reason import Deny
 from tproxy.core.routes import Backend, BackendTls
 from tproxy.gateway.http.h1_client import H1Client

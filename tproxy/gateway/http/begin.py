@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import assert_never
 
-from tproxy.core.http import Head
-from tproxy.core.http_forwarded import Client as Caller
-from tproxy.core.http_local import Answer
-from tproxy.core.http_plan import Forward, plan
-from tproxy.core.http_routes import HttpTable
+from tproxy.core.http.forwarded import Client as Caller
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer
+from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.routes import HttpTable
 from tproxy.gateway.http.engine import Done, Engine, new_id
 from tproxy.gateway.http.exchange import Exchange
 from tproxy.gateway.http.local import Local

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tproxy.core.address import Endpoint
-from tproxy.core.http import Head
-from tproxy.core.http_forwarded import Client as Caller
+from tproxy.core.http.forwarded import Client as Caller
+from tproxy.core.http.head import Head
 from tproxy.core.routes import Backend
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool

@@ -1,6 +1,6 @@
 """One request on its way: from a client's stream to a backend's and back, with tries, deadlines and mirrors.
 
-What to do is ``core.http_plan``'s decision; this does it. Both directions flow at once, and whoever is slow brakes the
+What to do is ``core.http.plan``'s decision; this does it. Both directions flow at once, and whoever is slow brakes the
 other side: at most one read and ``limits.congested`` bytes wait, and a body kept for another try has a bound, too.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 
-from tproxy.core import http_retry as retries
 from tproxy.core.address import Endpoint
-from tproxy.core.http import Headers, Reply
-from tproxy.core.http_local import local
-from tproxy.core.http_plan import Forward
+from tproxy.core.http import retry as retries
+from tproxy.core.http.head import Headers, Reply
+from tproxy.core.http.local import local
+from tproxy.core.http.plan import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
 from tproxy.gateway.http.balance import pick

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tproxy.core import http_retry as retries
-from tproxy.core.http_filters import Retry, Timeouts
+from tproxy.core.http import retry as retries
+from tproxy.core.http.filters import Retry, Timeouts
 from tproxy.gateway.http.stream import Broken
 
 _BEFORE = "upstream connect error or disconnect/reset before headers. reset reason: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http.client import responses
 from typing import TYPE_CHECKING
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
 from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
 from tproxy.gateway.http.stream import Reset, Sink
 

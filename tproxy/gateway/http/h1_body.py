@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-from tproxy.core.http import Headers
+from tproxy.core.http.head import Headers
 
 LINE = 4096  # bytes of a chunk's line, its extensions included
 TRAILERS = 8192  # bytes of all trailers

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from tproxy.core.http import Headers, Reply
+from tproxy.core.http.head import Headers, Reply
 from tproxy.gateway.http.h1_ask import ClientStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length, UntilClose
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, Response, response_head

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 
 HEAD_LIMIT = 60 * 1024  # bytes; Envoy's max_request_headers_kb
 LINE_LIMIT = 16 * 1024  # of the first line

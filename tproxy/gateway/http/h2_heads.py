@@ -11,7 +11,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 
 VERSION = "HTTP/2"
 NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # 8.2.1: a token without upper case

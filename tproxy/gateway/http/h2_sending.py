@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tproxy.core.http import Head, Reply
+from tproxy.core.http.head import Head, Reply
 from tproxy.gateway.http import h2_frames as f
 from tproxy.gateway.http.h2_frames import Code, Fault
 from tproxy.gateway.http.h2_hpack import Encoder

@@ -6,7 +6,7 @@ import base64
 import os
 from collections.abc import Callable
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http import h2_frames as f
 from tproxy.gateway.http.h2_codec import BLOCK, BLOCKS, Codec
 from tproxy.gateway.http.h2_frames import PREFACE, Code, Fault

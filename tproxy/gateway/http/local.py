@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from email.utils import formatdate
 
-from tproxy.core.http import Headers, Reply
-from tproxy.core.http_local import Answer
+from tproxy.core.http.head import Headers, Reply
+from tproxy.core.http.local import Answer
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.stream import Reset, Stream
 from tproxy.gateway.http.wheel import Timer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TypeAlias
 
-from tproxy.core.http import Head, Headers, Reply
+from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.core.routes import Backend
 from tproxy.gateway.http.engine import Engine
 from tproxy.gateway.http.pool import Pool

@@ -1,0 +1,1 @@
+"""Egress by rule: the section ``egressRoutes``, the choice of a router, and why."""

@@ -1,0 +1,261 @@
+"""What is done with a request: answered at once, or sent to a backend, changed how, and what becomes of its reply.
+
+PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id; both are asked only when needed.
+
+    match plan(table, head, client, draw, new_id):
+        case Answer(reply, body): ...
+        case Forward(backend, head): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tproxy.core.hostnames import HostTable
+from tproxy.core.http import cors
+from tproxy.core.http.facts import Facts, host_of
+from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
+from tproxy.core.http.forwarded import Client, Respond
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer, is_grpc, local
+from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
+from tproxy.core.http.redirect import location
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
+from tproxy.core.routes import Backend
+
+Draw = Callable[[], float]
+_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
+_NO_UPSTREAM = b"no healthy upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
+
+    rule: Rule
+    backend: Backend
+    head: Head
+    respond: Respond
+    timeouts: Timeouts
+    retry: Retry | None
+    mirrors: tuple[tuple[Backend, Head], ...] = ()
+    delay: float = 0.0  # seconds before it is sent: a fault on purpose
+
+
+def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str]) -> Answer | Forward:
+    """The one decision for a request."""
+    path, mark, query = head.target.partition("?")
+    flavour = table.flavour
+    try:
+        checked(head.target)
+        path = normal(path, flavour)
+    except BadPathError as error:
+        return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
+    if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
+        return _again(head, f"{normal(bare, flavour)}{mark}{query}")
+    facts = Facts(head, host_of(head.authority), path, query, client, new_id)
+    if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
+        return refused
+    found = table.index.find(facts.host)
+    entry = found[1].find(facts) if found is not None and path != "*" else None  # which is no path: RFC 9112, 3.2.4
+    if entry is None:
+        return local(head, flavour, 404, flags="NR", why=_unmatched(facts, found[0] if found else ""))
+    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry)
+
+
+def _again(head: Head, target: str) -> Answer:
+    """Escaped slashes mean different things to different backends: the client has to say which (Envoy Gateway)."""
+    if is_grpc(head):
+        return local(head, Flavour.GATEWAY_API, 400, why="escaped slashes in a gRPC path")
+    to = [("location", target)]  # it has one slash at its beginning, so it names no host
+    return local(head, Flavour.GATEWAY_API, 307, headers=to, why="path_with_escaped_slashes: redirected without them")
+
+
+def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Facts) -> Answer | None:
+    """RFC 9110, 15.5.20: a request that came by another server's connection (HTTP/2 clients share them)."""
+    owner = owners.find(facts.host)
+    if owner is None or owner[1] == table.server:
+        return None
+    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
+    return local(head, table.flavour, 421, why=why)
+
+
+def _unmatched(facts: Facts, host: str) -> str:
+    if not host:
+        return f"no route is for host {facts.host!r}"
+    return f"no rule of {host} holds for {facts.method} {facts.path}"
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request on its way through a rule."""
+
+    table: HttpTable
+    head: Head
+    client: Client
+    facts: Facts
+    target: str  # with the normal path
+    draw: Draw
+    added: Pairs = ()  # of CORS, to whatever is answered
+
+    def meets(self, entry: Entry) -> Answer | Forward:
+        """What the entry's rule does with it."""
+        rule, filters = entry.rule, entry.rule.filters
+        if filters.cors is not None and (origin := cors.allowed(filters.cors, self.facts)) is not None:
+            if cors.is_preflight(self.facts):
+                return self._answered(rule, 200, headers=cors.preflight(filters.cors, self.facts, origin))
+            self.added = cors.actual(filters.cors, origin)
+        elif filters.cors is not None and not filters.cors.forward_unmatched and cors.is_preflight(self.facts):
+            return self._answered(rule, 200, why="the origin is not allowed")
+        delay = 0.0
+        if rule.fault is not None:
+            delay = rule.fault.delay if self._happens(rule.fault.delay_share) else 0.0
+            if self._happens(rule.fault.abort_share):
+                return self._aborted(rule, rule.fault, delay)
+        if filters.redirect is not None:
+            return self._redirected(entry, filters)
+        if rule.direct is not None:
+            made, headers = rule.direct, filters.response.applied([])
+            return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
+        backend = self._chosen(rule)
+        if isinstance(backend, Answer):
+            return backend
+        return self._sent(entry, backend, delay)
+
+    def _happens(self, share: float) -> bool:
+        return share > 0.0 and self.draw() < share
+
+    def _aborted(self, rule: Rule, fault: Fault, delay: float) -> Answer:
+        return local(
+            self.head,
+            self.table.flavour,
+            fault.status or 503,
+            body=b"fault filter abort",
+            rule=rule.name,
+            flags="FI",
+            why="fault_filter_abort",
+            grpc_status=fault.grpc_status,
+            delay=delay,
+        )
+
+    def _redirected(self, entry: Entry, filters: Filters) -> Answer:
+        assert filters.redirect is not None
+        to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
+        headers = filters.response.applied([("location", to)])
+        return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+
+    def _answered(
+        self,
+        rule: Rule,
+        status: int,
+        *,
+        body: bytes = b"",
+        headers: Iterable[tuple[str, str]] = (),
+        flags: str = "",
+        why: str = "",
+    ) -> Answer:
+        headers = [*headers, *self.added]
+        return local(
+            self.head, self.table.flavour, status, body=body, headers=headers, rule=rule.name, flags=flags, why=why
+        )
+
+    def _chosen(self, rule: Rule) -> Backend | Answer:
+        """One of the backends by weight, or what its share gets when nobody is there."""
+        found = rule.backends[0] if len(rule.backends) == 1 else _by_weight(rule.backends, self.draw)
+        if found is None or not found.weight:
+            return self._nowhere(rule, "the rule has no backend")
+        if found.fault:
+            return self._nowhere(rule, f"{found.name}: {found.fault}")
+        if not found.endpoints and found.filters.redirect is None:
+            why = f"{found.name} has no endpoints that are ready"
+            return self._answered(rule, 503, body=_NO_UPSTREAM, flags="UH", why=why)
+        return found
+
+    def _nowhere(self, rule: Rule, why: str) -> Answer:
+        """A backend that cannot be: Istio's gateway says 503 with NC, Gateway API demands 500."""
+        if self.table.flavour is Flavour.ISTIO:
+            return self._answered(rule, 503, flags="NC", why=why)
+        return self._answered(rule, 500, why=why)
+
+    def _sent(self, entry: Entry, backend: Backend, delay: float) -> Answer | Forward:
+        rule, own = entry.rule, backend.filters
+        filters = rule.filters
+        if own.redirect is not None:
+            return self._redirected(entry, own)
+        head = self._written(entry, own)
+        mirrors: tuple[tuple[Backend, Head], ...] = ()
+        if filters.mirrors or own.mirrors:
+            mirrors = tuple(
+                (mirror.backend, self._mirrored(head))
+                for mirror in (*filters.mirrors, *own.mirrors)
+                if mirror.share >= 1.0 or self._happens(mirror.share)
+            )
+        respond = _PLAIN[self.table.flavour]
+        if self.added or own.response or filters.response:
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+        if delay:  # Envoy: neither limits nor tries while a fault is being injected
+            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
+        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
+
+    def _written(self, entry: Entry, own: Filters) -> Head:
+        """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
+        head, target, authority = self.head, self.target, self.head.authority
+        rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
+        headers = self.facts.forwarded
+        if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
+            for filters in _order(own, rule, istio):
+                if filters.request:
+                    headers = filters.request.applied(headers)
+            rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
+            for rewrite in filter(None, reversed(rewrites)):
+                target = changed(self.target, rewrite.path, matched(entry, self.facts.path)) if rewrite.path else target
+                authority = rewrite.host or authority
+        if istio:
+            if rule.timeouts.request:
+                headers.append(("x-envoy-expected-rq-timeout-ms", str(round(rule.timeouts.request * 1000))))
+            if target != self.target:
+                headers.append(("x-envoy-original-path", self.target))
+            if rule.decorator:
+                headers.append(("x-envoy-decorator-operation", rule.decorator))
+            headers.append(("x-envoy-attempt-count", "1"))
+        return Head(head.method, self.client.scheme, authority, target, headers, head.version, head.upgrade)
+
+    def _mirrored(self, head: Head) -> Head:
+        """The same, with headers of its own; Envoy marks the host in Istio's gateways."""
+        host = head.authority
+        if self.table.flavour is Flavour.ISTIO:
+            name, port = (
+                (host, "") if host.endswith("]") else (host.rpartition(":")[::2] if ":" in host else (host, ""))
+            )
+            host = f"{name}-shadow{f':{port}' if port else ''}"
+        return Head(head.method, head.scheme, host, head.target, list(head.headers), head.version)
+
+
+def matched(entry: Entry, path: str) -> str:
+    """What the entry's match found at the beginning of the path: what a prefix replacement takes away."""
+    text = entry.match.path
+    if text is None:
+        return "/"
+    if text.kind is Kind.SEGMENTS:
+        return text.value.rstrip("/")
+    return text.value if text.kind is Kind.PREFIX else path
+
+
+def _order(own: Filters, rule: Rule, istio: bool) -> tuple[Filters, Filters]:
+    """Whose header changes come first: the backend's, but those of Istio's only destination stand behind the rule's."""
+    return (rule.filters, own) if istio and len(rule.backends) == 1 else (own, rule.filters)
+
+
+def _by_weight(backends: tuple[Backend, ...], draw: Draw) -> Backend | None:
+    total = 0
+    for backend in backends:
+        total += backend.weight
+    if not total:
+        return None
+    at = draw() * total
+    for backend in backends:
+        at -= backend.weight
+        if at < 0:
+            return backend
+    return None

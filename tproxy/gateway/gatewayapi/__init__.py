@@ -1,0 +1,1 @@
+"""Gateway API's dialect: its objects, read into listeners and statuses."""

@@ -1,0 +1,96 @@
+"""HTTPRoute and GRPCRoute to entries of an HttpTable, in Gateway API's precedence; listeners keep to themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from tproxy.core.fields import Fields
+from tproxy.core.hostnames import ANY, HostTable, covers
+from tproxy.core.http.filters import Direct, Flavour, PrefixPath
+from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text, gateway_api_order
+from tproxy.gateway.gatewayapi.filters import filters
+from tproxy.gateway.gatewayapi.limits import retry, timeouts
+from tproxy.gateway.gatewayapi.matches import grpc_match, http_match
+from tproxy.gateway.gatewayapi.routes import References, shown
+from tproxy.gateway.objects import Object
+
+_EVERYTHING = Match(Text(Kind.SEGMENTS, "/"))
+
+
+def entries(thing: Object, references: References) -> tuple[Entry, ...]:
+    """Every match of every rule. ConfigError as the CRD's schema has it."""
+    made: list[Entry] = []
+    grpc = thing.kind == "GRPCRoute"
+    for index, fields in enumerate(thing.fields("spec").each("rules")):
+        matches = [(grpc_match if grpc else http_match)(each) for each in fields.each("matches")]
+        rule = _rule(thing, fields, index, references, grpc)
+        _prefixes(fields, rule, matches or [_EVERYTHING])
+        made += [Entry(match, rule, thing.age) for match in matches or [Match() if grpc else _EVERYTHING]]
+    return tuple(made)
+
+
+def as_client(made: Iterable[Entry], client: str) -> Iterator[Entry]:
+    """With a Gateway's own certificate towards those that are spoken to by TLS."""
+    for entry in made:
+        rule = entry.rule
+        yield replace(entry, rule=replace(rule, backends=shown(rule.backends, client))) if client else entry
+
+
+def _rule(thing: Object, fields: Fields, index: int, references: References, grpc: bool) -> Rule:
+    named = fields.text("name")
+    own, unknown = filters(fields, references, grpc)
+    backends, wrong = [], unknown
+    for entry in fields.each("backendRefs"):
+        theirs, unknown = filters(entry, references, grpc)
+        if theirs.cors is not None:
+            unknown = "a CORS filter stands at a backend, where it is not supported; it can stand at the rule"
+        backend = replace(references.backend(entry), filters=theirs)
+        backends.append(replace(backend, fault=backend.fault or unknown))
+    limits = timeouts(fields)
+    made = Rule(
+        name=f"{thing} rules[{index}]{f' {named}' if named else ''}",
+        backends=tuple(backends),
+        where=fields.place(fields.path),
+        filters=own,
+        timeouts=limits,
+        retry=retry(fields, limits),
+        direct=Direct(500, why=wrong) if wrong else None,
+    )
+    fields.raw("sessionPersistence")
+    fields.finish()
+    return made
+
+
+def _prefixes(fields: Fields, rule: Rule, matches: list[Match]) -> None:
+    """What replaces a prefix needs one that is known: HTTPRouteRule's CEL rules."""
+    everything = (rule.filters, *(backend.filters for backend in rule.backends))
+    changes = [each for given in everything for each in (given.redirect, given.rewrite) if each is not None]
+    if not any(isinstance(each.path, PrefixPath) for each in changes):
+        return
+    if len(matches) != 1 or matches[0].path is None or matches[0].path.kind is not Kind.SEGMENTS:
+        why = "when path.replacePrefixMatch is used, exactly one PathPrefix match must be specified"
+        raise fields.error("matches", why)
+
+
+def table(
+    listeners: Iterable[tuple[str, Mapping[str, list[Entry]]]], server: str = "", owners: HostTable[str] | None = None
+) -> HttpTable:
+    """Listeners' host names, and what their routes say for each host. A request stays within its listener: what is
+    also another's more specific host name is left to that one."""
+    found = list(listeners)
+    names = HostTable((hostname, index) for index, (hostname, _) in enumerate(found))
+    hosts: dict[str, tuple[Entry, ...]] = {}
+    for index, (hostname, own) in enumerate(found):
+        for host in own:
+            if names.owner(host) == index:
+                hosts.setdefault(host, tuple(_falling(host, own)))
+        hosts.setdefault(hostname, ())
+    return HttpTable(HostTable(hosts.items()), Flavour.GATEWAY_API, server, owners)
+
+
+def _falling(host: str, own: Mapping[str, list[Entry]]) -> Iterator[Entry]:
+    """Its own entries before those of wider hosts."""
+    for wider in sorted(own, key=lambda other: (other != host, other == ANY, -len(other))):
+        if covers(wider, host):
+            yield from gateway_api_order(own[wider])

@@ -1,0 +1,1 @@
+"""Istio's dialect: Gateway, VirtualService, DestinationRule, Telemetry, read into listeners."""
