@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
@@ -48,6 +49,8 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
     settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
     if args.mesh:
         mesh_of(args.mesh)
