@@ -7,11 +7,13 @@ envoyproxy.io, http_conn_man/headers (use_remote_address, no trusted hops).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from tproxy.core.http.filters import NO_FILTERS, Filters, Flavour, Pairs
 from tproxy.core.http.head import Headers, Reply
 
-_OURS = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
+_ISTIO: Final = Flavour.ISTIO
+_OURS: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,13 @@ class Respond:
             return reply
         headers = reply.headers
         for filters in (self.first, self.second):
-            if filters.response:
+            if filters is not NO_FILTERS and filters.response:
                 headers = filters.response.applied(headers)
         if self.cors:
             ours = {name for name, _ in self.cors}
             headers = [pair for pair in headers if pair[0] not in ours]
             headers += self.cors
-        if self.flavour is Flavour.ISTIO:
+        if self.flavour is _ISTIO:
             headers = [pair for pair in headers if pair[0] not in ("server", "x-envoy-upstream-service-time")]
             headers.append(("x-envoy-upstream-service-time", str(milliseconds)))
             headers.append(("server", "istio-envoy"))

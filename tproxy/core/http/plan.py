@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
@@ -25,11 +26,13 @@ from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
-_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
-_NO_UPSTREAM = b"no healthy upstream"
+_ISTIO: Final = Flavour.ISTIO
+_GATEWAY_API: Final = Flavour.GATEWAY_API
+_PLAIN: Final = {flavour: Respond(flavour) for flavour in Flavour}
+_NO_UPSTREAM: Final = b"no healthy upstream"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Forward:
     """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
 
@@ -39,8 +42,22 @@ class Forward:
     respond: Respond
     timeouts: Timeouts
     retry: Retry | None
-    mirrors: tuple[tuple[Backend, Head], ...] = ()
-    delay: float = 0.0  # seconds before it is sent: a fault on purpose
+    mirrors: tuple[tuple[Backend, Head], ...]
+    delay: float  # seconds before it is sent: a fault on purpose
+
+    def __init__(
+        self,
+        rule: Rule,
+        backend: Backend,
+        head: Head,
+        respond: Respond,
+        timeouts: Timeouts,
+        retry: Retry | None,
+        mirrors: tuple[tuple[Backend, Head], ...] = (),
+        delay: float = 0.0,
+    ) -> None:
+        self.rule, self.backend, self.head, self.respond = rule, backend, head, respond
+        self.timeouts, self.retry, self.mirrors, self.delay = timeouts, retry, mirrors, delay
 
 
 def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str]) -> Answer | Forward:
@@ -52,7 +69,7 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
         path = normal(path, flavour)
     except BadPathError as error:
         return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
-    if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
+    if flavour is _GATEWAY_API and (bare := unescaped(path)) is not None:
         return _again(head, f"{normal(bare, flavour)}{mark}{query}")
     facts = Facts(head, host_of(head.authority), path, query, client, new_id)
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
@@ -87,17 +104,15 @@ def _unmatched(facts: Facts, host: str) -> str:
     return f"no rule of {host} holds for {facts.method} {facts.path}"
 
 
-@dataclass(slots=True)
 class _Request:
-    """A request on its way through a rule."""
+    """A request on its way through a rule; ``target`` has the normal path."""
 
-    table: HttpTable
-    head: Head
-    client: Client
-    facts: Facts
-    target: str  # with the normal path
-    draw: Draw
-    added: Pairs = ()  # of CORS, to whatever is answered
+    __slots__ = ("added", "client", "draw", "facts", "head", "table", "target")
+
+    def __init__(self, table: HttpTable, head: Head, client: Client, facts: Facts, target: str, draw: Draw) -> None:
+        self.table, self.head, self.client = table, head, client
+        self.facts, self.target, self.draw = facts, target, draw
+        self.added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
         """What the entry's rule does with it."""
@@ -174,7 +189,7 @@ class _Request:
 
     def _nowhere(self, rule: Rule, why: str) -> Answer:
         """A backend that cannot be: Istio's gateway says 503 with NC, Gateway API demands 500."""
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
@@ -192,8 +207,9 @@ class _Request:
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
         respond = _PLAIN[self.table.flavour]
-        if self.added or own.response or filters.response:
-            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+        changed_by_filters = own is not NO_FILTERS or filters is not NO_FILTERS
+        if self.added or (changed_by_filters and (own.response or filters.response)):
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is _ISTIO), self.added)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
@@ -201,7 +217,7 @@ class _Request:
     def _written(self, entry: Entry, own: Filters) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
-        rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
+        rule, istio = entry.rule, self.table.flavour is _ISTIO
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
@@ -224,7 +240,7 @@ class _Request:
     def _mirrored(self, head: Head) -> Head:
         """The same, with headers of its own; Envoy marks the host in Istio's gateways."""
         host = head.authority
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             name, port = (
                 (host, "") if host.endswith("]") else (host.rpartition(":")[::2] if ":" in host else (host, ""))
             )

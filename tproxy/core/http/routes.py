@@ -127,7 +127,7 @@ class Match:
             return False
         if self.authority is not None and not self.authority.matches(asked.authority):
             return False
-        return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
+        return not self.without or not any(_has(text, asked.headers.get(name)) for name, text in self.without)
 
     @property
     def is_catch_all(self) -> bool:
