@@ -21,6 +21,7 @@ from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.datagrams import Datagrams
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
+from tproxy.gateway.mesh import Mesh
 from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
 from tproxy.gateway.tls import Means
@@ -28,8 +29,9 @@ from tproxy.kernel.datagram import datagram_socket
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
+from tproxy.proxy.live import overdue
 from tproxy.proxy.server import Handler, Server, drain
-from tproxy.proxy.tls import Contexts as MeshContexts
+from tproxy.proxy.side import State
 
 log = logging.getLogger("tproxy")
 
@@ -68,7 +70,7 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
-    mesh: MeshContexts | None = None  # our own identity, once it is there
+    mesh: Mesh | None = None  # our own identity, once it is there
     web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
@@ -81,7 +83,8 @@ class Gate:
     @property
     def means(self) -> Means:
         """With what backends are called by TLS, at this moment."""
-        return Means(self.contexts, self.mesh, self.reactor, self.settings.connect)
+        mesh = self.mesh.contexts if self.mesh is not None else None
+        return Means(self.contexts, mesh, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -119,6 +122,17 @@ class Gate:
         for each in datagrams.values():
             each.start()
         self._datagrams |= datagrams
+
+    def join(self, state: State) -> None:
+        """Another generation of our identity: who would not be let in by it is cut."""
+        mesh = self.mesh = Mesh(state)
+        for server in (*self._servers.values(), *self._closed):
+            server.cut(mesh.fallen)
+
+    def expire(self, clock: float) -> None:
+        """Cut those of the mesh whose certificates have ended."""
+        for server in (*self._servers.values(), *self._closed):
+            server.cut(lambda traces: overdue(traces, clock))
 
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
