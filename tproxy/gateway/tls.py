@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tproxy.core.certificates.subject import PeerCertificate
 from tproxy.core.certificates.xfcc import xfcc
 from tproxy.core.hostnames import is_address
 from tproxy.core.http.routes import HttpTable
@@ -27,7 +28,7 @@ from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.mesh import NOWHERE
 from tproxy.identity import fronts
 from tproxy.identity.fronts import Notes
-from tproxy.identity.leaf import PeerCertificate, peer_certificate
+from tproxy.identity.leaf import peer_certificate
 from tproxy.identity.openssl import Tls, TlsError, verify_message
 from tproxy.identity.trust import reason
 from tproxy.proxy.compiled import AnyLine, AnyReactor

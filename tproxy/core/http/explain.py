@@ -75,6 +75,9 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
     for change in (respond.first.response, respond.second.response):
         yield from (f"response header {name}: {value} (set)" for name, value in change.set)
         yield from (f"response header {name}: {value} (added)" for name, value in change.add)
+        yield from (
+            f"response header {name}: {form} ({'added' if adds else 'set'})" for name, form, adds in change.formats
+        )
         yield from (f"response without header {name}" for name in change.remove)
     yield from (f"response header {name}: {value}" for name, value in respond.cors)
 

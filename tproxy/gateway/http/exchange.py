@@ -213,7 +213,7 @@ class Exchange:
         self._replied, self._kept = True, None
         done.service_time = int((self.engine.clock() - done.began) * 1000)
         done.status = reply.status
-        self._down.head(self._plan.respond(reply, done.service_time), end)
+        self._down.head(self._plan.respond(reply, done.service_time, done.endpoint), end)
         if self._plan.head.upgrade and reply.status != 101:
             self._ended = True
         if end:
