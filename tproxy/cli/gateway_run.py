@@ -36,8 +36,8 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
-    if args.workers < 1 or (args.workers > 1 and args.kubernetes):
-        raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
+    if args.workers < 1:
+        raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
 
@@ -48,10 +48,12 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
-    settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    settings = source.settings_of(args)
+    if ties is not None:
+        settings = replace(settings, worker=ties.number, family=ties.family)
     if args.mesh:
         mesh_of(args.mesh)
-    world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
+    world = Following(args, writes=not settings.worker) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(

@@ -25,6 +25,7 @@ from tproxy.gateway.mesh import Mesh
 from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
 from tproxy.gateway.tls import Means
+from tproxy.kernel.claim import Claim, claim
 from tproxy.kernel.datagram import datagram_socket
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
@@ -76,6 +77,7 @@ class Gate:
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
     _datagrams: dict[Bind, Datagrams] = field(default_factory=dict)
+    _claims: dict[Bind, Claim] = field(default_factory=dict)  # of ports that workers share
 
     def __post_init__(self) -> None:
         self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
@@ -117,6 +119,7 @@ class Gate:
         for server in fresh.values():
             server.start()
         self._servers |= fresh
+        self._unclaim()
         for bind in self._datagrams.keys() - table.datagrams.keys():
             self._datagrams.pop(bind).stop()
         for each in datagrams.values():
@@ -142,7 +145,7 @@ class Gate:
         found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
-                self._listen(bind).close()
+                self._listen(bind, probe=True).close()
             except KernelError as error:
                 found[bind] = error
         for bind in self._of_udp(table):
@@ -152,8 +155,15 @@ class Gate:
                 found[bind] = error
         return found
 
-    def _listen(self, bind: Bind) -> socket.socket:
-        return front_listener(bind[0] or self.settings.host, bind[1], shared=self.settings.workers > 1)
+    def _listen(self, bind: Bind, probe: bool = False) -> socket.socket:
+        host, port, shared = bind[0] or self.settings.host, bind[1], self.settings.workers > 1
+        if shared and bind not in self._claims:
+            self._claims[bind] = claim(host, port, self.settings.family)
+        return front_listener(host, port, shared=shared, probe=probe)
+
+    def _unclaim(self) -> None:
+        for bind in self._claims.keys() - self._servers.keys():
+            self._claims.pop(bind).close()
 
     def _of_udp(self, table: Table) -> set[Bind]:
         """Ports without a socket yet. Of several workers the first has them: datagrams of a client belong together."""
