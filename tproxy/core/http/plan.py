@@ -1,6 +1,7 @@
 """What is done with a request: answered at once, or sent to a backend, changed how, and what becomes of its reply.
 
-PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id; both are asked only when needed.
+PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`` unix time; each is asked only when
+needed.
 
     match plan(table, head, client, draw, new_id):
         case Answer(reply, body): ...
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from tproxy.core.balance.affinity import Bond
+from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
@@ -29,6 +32,10 @@ _PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM = b"no healthy upstream"
 
 
+def _timeless() -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
@@ -41,9 +48,17 @@ class Forward:
     retry: Retry | None
     mirrors: tuple[tuple[Backend, Head], ...] = ()
     delay: float = 0.0  # seconds before it is sent: a fault on purpose
+    bond: Bond | None = None  # which endpoint, where that is not left to chance
 
 
-def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str]) -> Answer | Forward:
+def plan(
+    table: HttpTable,
+    head: Head,
+    client: Client,
+    draw: Draw,
+    new_id: Callable[[], str],
+    clock: Callable[[], float] = _timeless,
+) -> Answer | Forward:
     """The one decision for a request."""
     path, mark, query = head.target.partition("?")
     flavour = table.flavour
@@ -61,7 +76,7 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
     entry = found[1].find(facts) if found is not None and path != "*" else None  # which is no path: RFC 9112, 3.2.4
     if entry is None:
         return local(head, flavour, 404, flags="NR", why=_unmatched(facts, found[0] if found else ""))
-    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry)
+    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw, clock).meets(entry)
 
 
 def _again(head: Head, target: str) -> Answer:
@@ -97,6 +112,7 @@ class _Request:
     facts: Facts
     target: str  # with the normal path
     draw: Draw
+    clock: Callable[[], float]
     added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
@@ -118,10 +134,24 @@ class _Request:
         if rule.direct is not None:
             made, headers = rule.direct, filters.response.applied([])
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
+        if rule.session is not None:
+            return self._in_session(entry, rule.session, delay)
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
             return backend
         return self._sent(entry, backend, delay)
+
+    def _in_session(self, entry: Entry, session: Session, delay: float) -> Answer | Forward:
+        """To the session's backend, whatever weight it has by now; a new session begins by the weights."""
+        now = self.clock()
+        known = session.known(self.facts.forwarded, now)
+        backend = entry.rule.backends[known.backend] if known is not None else self._chosen(entry.rule)
+        if isinstance(backend, Answer):
+            return backend
+        text = entry.match.path
+        path = "/" if text is None else cookie_path(text.value, text.kind is Kind.REGEX)
+        tie = Tie(session, backend.name, known, path, self.client.scheme == "https", now)
+        return self._sent(entry, backend, delay, tie)
 
     def _happens(self, share: float) -> bool:
         return share > 0.0 and self.draw() < share
@@ -178,7 +208,7 @@ class _Request:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
-    def _sent(self, entry: Entry, backend: Backend, delay: float) -> Answer | Forward:
+    def _sent(self, entry: Entry, backend: Backend, delay: float, bond: Bond | None = None) -> Answer | Forward:
         rule, own = entry.rule, backend.filters
         filters = rule.filters
         if own.redirect is not None:
@@ -194,9 +224,11 @@ class _Request:
         respond = _PLAIN[self.table.flavour]
         if self.added or own.response or filters.response:
             respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+        if bond is None and backend.affinity is not None:
+            bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
-            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
-        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
+            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay, bond)
+        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors, 0.0, bond)
 
     def _written(self, entry: Entry, own: Filters) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
