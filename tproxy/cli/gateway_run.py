@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     start_logging(args)
     if args.workers < 1:
         raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
+    args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
 

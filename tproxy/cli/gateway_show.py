@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli.gateway_source import load
@@ -13,7 +13,7 @@ from tproxy.cli.gateway_source import load
 if TYPE_CHECKING:
     from tproxy.core.http.head import Head
     from tproxy.core.route_explain import Line, Told
-    from tproxy.core.routes import Bind, Listener
+    from tproxy.core.routes import Backend, Bind, Listener
     from tproxy.gateway.compile import Loaded
 
 SHOWN = 20  # rules that are not taken, unless all are asked for
@@ -167,5 +167,10 @@ def _backends(line: Line) -> str:
 
 
 def _plain(line: Line) -> dict[str, object]:
-    backends = [{**asdict(b), "endpoints": [str(endpoint) for endpoint in b.endpoints]} for b in line.backends]
-    return {**asdict(line), "backends": backends}
+    return {**asdict(replace(line, backends=())), "backends": [_backend(backend) for backend in line.backends]}
+
+
+def _backend(backend: Backend) -> dict[str, object]:
+    endpoints, affinity = [str(endpoint) for endpoint in backend.endpoints], backend.affinity
+    plain = asdict(replace(backend, endpoints=(), affinity=None))
+    return {**plain, "endpoints": endpoints, "affinity": None if affinity is None else str(affinity)}

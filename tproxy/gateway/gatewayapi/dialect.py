@@ -154,6 +154,7 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.findings.error(error)
         refused = error
     found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    _sessions(thing, entries, reading)
     for parent in found:
         for sentence in parent.conditions.bad():
             reading.findings.warn(thing, parent.path, sentence)
@@ -171,6 +172,12 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
         reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+
+
+def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:
+    if any(entry.rule.session for entry in entries) and (why := reading.world.vault.session_key()[1]):
+        why = f"sessions end with this process, and other replicas do not know them: {why}"
+        reading.findings.warn(thing, "spec.rules", why)
 
 
 def _only(thing: Object, references: References) -> Route:
