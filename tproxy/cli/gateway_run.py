@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
-from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -36,6 +36,7 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
+    misplaced(args)
     if args.workers < 1 or (args.workers > 1 and args.kubernetes):
         raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
