@@ -65,6 +65,7 @@ class Policy:
     proxy: ProxyProtocol
     ports: Mapping[int, BackendTls | None] = field(default_factory=dict)  # those that have TLS settings of their own
     balance: Balance = Balance.LEAST_REQUEST
+    fault: str = ""  # why nobody may be spoken to under it
 
     def tls_of(self, host: str, port: int | None) -> BackendTls | None:
         """Towards one of the host's ports."""
@@ -164,6 +165,8 @@ class _Reader:
         endpoints, fault = self._registry.find(host, port, labels)
         if policy is None:
             endpoints, fault = (), f"no DestinationRule has the subset {subset!r}"
+        elif policy.fault:
+            endpoints, fault = (), policy.fault
         if fault:
             self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
         number_of = port or self._registry.only_port(host)
@@ -189,13 +192,33 @@ def _policy_of(policies: Policies, host: str, subset: str) -> Policy | None:
 def policies(things: Iterable[Object], findings: Findings, vault: Vault) -> Policies:
     """All DestinationRules; of two for one host the first counts."""
     found: Policies = {}
+    unread: list[Object] = []
     for thing in things:
         try:
             for key, policy in _policies(thing, findings, vault).items():
                 found.setdefault(key, policy)
         except ConfigError as error:
             findings.error(error)
+            unread.append(thing)
+    for thing in unread:
+        _close(thing, found)
     return found
+
+
+def _close(thing: Object, found: Policies) -> None:
+    """A host of TLS is not spoken to in plaintext because its rule cannot be read."""
+    spec = thing.body.get("spec")
+    host = spec.get("host") if isinstance(spec, Mapping) else None
+    if isinstance(host, str) and _asks_for_tls(spec):
+        fault = f"{thing} asks for TLS and cannot be read"
+        tls = BackendTls("SIMPLE", fault=fault)
+        found.setdefault((full_host(host.lower(), thing.namespace), ""), replace(_NOTHING, tls=tls, fault=fault))
+
+
+def _asks_for_tls(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return "tls" in value or any(map(_asks_for_tls, value.values()))
+    return isinstance(value, list) and any(map(_asks_for_tls, value))
 
 
 def _policies(thing: Object, findings: Findings, vault: Vault) -> Policies:
