@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
-from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -37,6 +37,7 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
+    misplaced(args)
     if args.workers < 1:
         raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
     args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions

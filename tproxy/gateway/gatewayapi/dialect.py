@@ -74,7 +74,7 @@ def tables(
     things = list(objects)
     kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings, vault)
     statuses: Statuses = {}
-    ours = _classes(kinds["GatewayClass"], site, statuses)
+    ours = _classes(kinds["GatewayClass"], site, statuses, findings)
     served = _served(kinds, ours, world, registry, site, statuses, findings)
     ports = Ports.of(served.values(), findings)
     for made in served.values():
@@ -94,12 +94,17 @@ def tables(
     return _table(ports, reading.taken), statuses
 
 
-def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
+def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Findings) -> set[str] | None:
     for thing in things:
-        spec = thing.fields("spec")
         if site.classes and thing.name not in site.classes:
             continue
-        if site.controllers is None or spec.text("controllerName") in site.controllers:
+        try:
+            spec = thing.fields("spec")
+            controller = spec.text("controllerName")
+        except ConfigError as error:
+            findings.error(error)
+            continue
+        if site.controllers is None or controller in site.controllers:
             conditions = Conditions(thing.generation)
             if spec.raw("parametersRef") is None:
                 conditions.set("Accepted", True, "Accepted")

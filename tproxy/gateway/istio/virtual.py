@@ -137,6 +137,8 @@ class _Reader:
         endpoints, fault = self._registry.find(host, port, labels)
         if policy is None:
             endpoints, fault = (), f"no DestinationRule has the subset {subset!r}"
+        elif policy.fault:
+            endpoints, fault = (), policy.fault
         if fault:
             self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
         number_of = port or self._registry.only_port(host)
