@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
@@ -51,6 +52,8 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
     settings = source.settings_of(args)
     if ties is not None:
         settings = replace(settings, worker=ties.number, family=ties.family)

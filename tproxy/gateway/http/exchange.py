@@ -140,7 +140,7 @@ class Exchange:
         client = attempt.pool.take(attempt, fresh)
         if client is not None:
             attempt.connected(client)
-        elif self._attempt is attempt and not self._ended:
+        elif not attempt.over and not self._ended:
             self._waiting = True
             self._down.hold(True)
 
