@@ -74,7 +74,7 @@ def tables(
     things = list(objects)
     kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings, vault)
     statuses: Statuses = {}
-    ours = _classes(kinds["GatewayClass"], site, statuses)
+    ours = _classes(kinds["GatewayClass"], site, statuses, findings)
     served = _served(kinds, ours, world, registry, site, statuses, findings)
     ports = Ports.of(served.values(), findings)
     for made in served.values():
@@ -94,12 +94,17 @@ def tables(
     return _table(ports, reading.taken), statuses
 
 
-def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
+def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Findings) -> set[str] | None:
     for thing in things:
-        spec = thing.fields("spec")
         if site.classes and thing.name not in site.classes:
             continue
-        if site.controllers is None or spec.text("controllerName") in site.controllers:
+        try:
+            spec = thing.fields("spec")
+            controller = spec.text("controllerName")
+        except ConfigError as error:
+            findings.error(error)
+            continue
+        if site.controllers is None or controller in site.controllers:
             conditions = Conditions(thing.generation)
             if spec.raw("parametersRef") is None:
                 conditions.set("Accepted", True, "Accepted")
@@ -154,6 +159,7 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.findings.error(error)
         refused = error
     found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    _sessions(thing, entries, reading)
     for parent in found:
         for sentence in parent.conditions.bad():
             reading.findings.warn(thing, parent.path, sentence)
@@ -171,6 +177,12 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
         reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+
+
+def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:
+    if any(entry.rule.session for entry in entries) and (why := reading.world.vault.session_key()[1]):
+        why = f"sessions end with this process, and other replicas do not know them: {why}"
+        reading.findings.warn(thing, "spec.rules", why)
 
 
 def _only(thing: Object, references: References) -> Route:
