@@ -9,7 +9,7 @@ import base64
 
 from tproxy.core.fields import Fields
 from tproxy.core.routes import BackendTls, ClientCheck, ServerTls, TlsMode
-from tproxy.gateway.findings import Findings, ignore
+from tproxy.gateway.findings import Findings, ignore, then
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Material, Vault
 
@@ -31,12 +31,20 @@ CIPHERS = frozenset(
     )
 )
 _CHECKS = ("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash")
+_ALL = (
+    *("mode", "httpsRedirect", "serverCertificate", "privateKey", "caCertificates", "caCrl", "tlsCertificates"),
+    *("credentialName", "credentialNames", "caCertCredentialName", "ecdhCurves", "cipherSuites"),
+    *("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion"),
+)
 _FILES = ("serverCertificate", "privateKey", "caCertificates", "caCrl")
 
 
 def server_tls(thing: Object, tls: Fields, findings: Findings, vault: Vault) -> ServerTls:
     """How a server of a Gateway ends TLS, or that it does not."""
     mode = tls.choice("mode", "PASSTHROUGH", (*_MODES, "AUTO_PASSTHROUGH"))
+    for key in _ALL:
+        tls.raw(key)
+    tls.finish()  # a misspelt field is told before what its absence means
     if mode == "AUTO_PASSTHROUGH":
         raise tls.error("mode", "is not supported by this gateway", mode)
     secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
@@ -76,13 +84,10 @@ class _Server:
 
     def secret(self, name: str) -> str:
         """Its full name; without it handshakes are refused, and all else is served."""
-        full, where = self._vault.credential(name, self._thing.namespace), self._vault.namespace
-        why = (
-            f"Secret {name} does not exist in namespace {where} (IST0101)" if full is None else self._vault.fault(full)
-        )
-        if why:
-            self._warn("credentialName", f"{why}; TLS handshakes for it are refused")
-        return full or f"{where}/{name}"
+        full, own = self._vault.credential(name, self._thing.namespace), self._thing.namespace
+        if why := self._vault.missing(name, own) if full is None else self._vault.fault(full):
+            self._warn("credentialName", then(why, "TLS handshakes for it are refused"))
+        return full or f"{self._vault.namespace}/{name}"
 
     def files(self) -> tuple[str, ...]:
         """Certificates out of files."""
@@ -209,7 +214,7 @@ def client_tls(thing: Object, tls: Fields, host: str, findings: Findings, vault:
         raise tls.error("mode", "client certificate and private key required for mutual tls", mode)
     secret, ca, crl, fault = _client_credentials(thing, mode, credential, paths, vault)
     if fault:
-        findings.warn(thing, tls.path, f"{fault}; connections to {host} are refused")
+        findings.warn(thing, tls.path, then(fault, f"connections to {host} are refused"))
     return BackendTls(mode, sni, names, (ca,) if ca else (), crl, secret, insecure=insecure, fault=fault)
 
 
@@ -227,7 +232,7 @@ def _client_credentials(
         return (own if mode == "MUTUAL" else ""), ca, ca if paths[3] else "", "; ".join(faults)
     full = vault.credential(credential, thing.namespace)
     if full is None:
-        return "", "", "", f"Secret {credential} does not exist in namespace {vault.namespace} (IST0101)"
+        return "", "", "", vault.missing(credential, thing.namespace)
     fault = vault.fault(full) if mode == "MUTUAL" else ""
     beside = vault.credential(f"{credential}-cacert", thing.namespace)
     cas = [name for name in (beside, full) if name is not None and not vault.ca_fault(name)]
