@@ -319,6 +319,30 @@ def test_two_replicas_agree_and_stop_writing(cluster: GatewayCluster, tmp_path: 
         assert {said for said, _ in after[len(before) :]} <= {"gateways shop/gw-0", "tcproutes shop/r-0"}
 
 
+def test_several_workers_serve_what_the_cluster_says_and_one_of_them_writes_statuses(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    port, backend, taken = free_port(), Raw(echo=True), Raw()
+    with following(cluster, tmp_path, "--workers", "2", "--listen", "127.0.0.1") as gate:
+        both = gateway(port)
+        both["spec"]["listeners"].append({"name": "taken", "protocol": "TCP", "port": taken.port})
+        for one in (both, route(), *service(backend.port)):
+            cluster.apply(one)
+        soon(lambda: cluster.condition("TCPRoute", "shop/echo", "Accepted") == "True:Accepted", "the route", gate)
+        gate.said(f"reloaded: ports {port}", 2)
+        for _ in range(40):
+            assert _echoed(port)
+        assert {line.count(str(taken.port)) for line in gate.process.log.read_text().split("\n") if "already?" in line}
+        wrote = _settled(cluster)
+        assert cluster.conflicts == 0
+        one = cluster.status("Gateway", "shop/gw")["listeners"][1]
+        assert {each["type"]: each["reason"] for each in one["conditions"]}["Accepted"] == "PortUnavailable"
+        cluster.delete(path_of(route()), "shop/echo")
+        soon(lambda: cluster.status("Gateway", "shop/gw")["listeners"][0]["attachedRoutes"] == 0, "its end", gate)
+        assert {said for said, _ in _settled(cluster)[len(wrote) :]} == {"gateways shop/gw"}
+        assert len(cluster.wrote) == len(wrote) + 1
+
+
 def _settled(cluster: GatewayCluster) -> list[tuple[str, dict[str, Any]]]:
     """Writes until there are none for a second: nobody may fight."""
     count, since = len(cluster.wrote), time.monotonic()

@@ -125,7 +125,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--drain", type=seconds_or_none, metavar="SECONDS", default=base.drain, help="to finish after SIGTERM"
     )
     parser.add_argument("--default-sni", metavar="NAME", default="", help="taken for clients that send no SNI")
-    parser.add_argument("--mesh", metavar="FILE", help="a sidecar's configuration: our identity towards ISTIO_MUTUAL")
+    parser.add_argument("--mesh", metavar="FILE", help="a sidecar's configuration: our identity for ISTIO_MUTUAL")
     parser.add_argument("--half-open", type=count, metavar="N", default=base.half_open, help="of one address at once")
     parser.add_argument("--connections", type=count, metavar="N", default=base.connections, help="of one port at once")
     parser.add_argument("--proxy-from", metavar="CIDR,...", default="", help="who must send PROXY protocol headers")

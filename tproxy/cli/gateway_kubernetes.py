@@ -86,10 +86,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class Following:
-    """The cluster, and what was last made of it."""
+    """The cluster, and what was last made of it. Of several workers each follows it, and one ``writes`` statuses."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._args, self._cluster = args, cluster_of(args)
+    def __init__(self, args: argparse.Namespace, writes: bool = True) -> None:
+        self._args, self._cluster, self._writes = args, cluster_of(args), writes
         self._loaded: Loaded | None = None
         self._missing: Mapping[Bind, KernelError] = {}
         self._fresh = asyncio.Event()
@@ -103,7 +103,8 @@ class Following:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cluster.run())
             group.create_task(self._take(gate, metrics, again))
-            group.create_task(self._tell())
+            if self._writes:
+                group.create_task(self._tell())
 
     async def _take(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
         while True:

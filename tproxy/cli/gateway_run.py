@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket
@@ -37,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
     misplaced(args)
-    if args.workers < 1 or (args.workers > 1 and args.kubernetes):
-        raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
+    if args.workers < 1:
+        raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
+    args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
 
@@ -49,10 +52,14 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
-    settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
+    settings = source.settings_of(args)
+    if ties is not None:
+        settings = replace(settings, worker=ties.number, family=ties.family)
     if args.mesh:
         mesh_of(args.mesh)
-    world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
+    world = Following(args, writes=not settings.worker) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(

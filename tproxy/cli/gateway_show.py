@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli.gateway_source import load
@@ -14,7 +14,7 @@ from tproxy.cli.words import counted
 
 if TYPE_CHECKING:
     from tproxy.core.route_explain import Line
-    from tproxy.core.routes import Bind, Listener
+    from tproxy.core.routes import Backend, Bind, Listener
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.findings import Finding
 
@@ -115,5 +115,10 @@ def backends_of(line: Line) -> str:
 
 def plain(line: Line) -> dict[str, object]:
     """As JSON has it."""
-    backends = [{**asdict(b), "endpoints": [str(endpoint) for endpoint in b.endpoints]} for b in line.backends]
-    return {**asdict(line), "backends": backends}
+    return {**asdict(replace(line, backends=())), "backends": [_backend(backend) for backend in line.backends]}
+
+
+def _backend(backend: Backend) -> dict[str, object]:
+    endpoints, affinity = [str(endpoint) for endpoint in backend.endpoints], backend.affinity
+    given = asdict(replace(backend, endpoints=(), affinity=None))
+    return {**given, "endpoints": endpoints, "affinity": None if affinity is None else str(affinity)}

@@ -42,7 +42,7 @@ def site_of(args: argparse.Namespace) -> Site:
     from tproxy.gateway.site import Site
 
     namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
-    return Site(secrets=Where(namespace, args.secrets_beside))
+    return Site(secrets=Where(namespace, args.secrets_beside), session_key=getattr(args, "session_key", b""))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

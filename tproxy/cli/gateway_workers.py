@@ -34,6 +34,7 @@ class Ties:
     number: int
     pages: socket.socket
     parent: int
+    family: str  # drawn, for claims of ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class _Worker:
 def run(args: argparse.Namespace, one: Callable[[argparse.Namespace, Ties], int]) -> int:
     """Fork, and stay until all have ended; 0 if all ended well after a signal."""
     mine, theirs = os.pipe()  # the end that is written to is ours alone: it closes when we are gone
-    workers = []
+    workers, family = [], os.urandom(8).hex()
     for number in range(args.workers):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         listener.bind("")  # unix(7), autobind: an abstract name that nobody has
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, one: Callable[[argparse.Namespace, Ties], int]
         pid = os.fork()
         if not pid:
             os.close(theirs)
-            os._exit(_worker(args, one, Ties(number, listener, mine)))
+            os._exit(_worker(args, one, Ties(number, listener, mine, family)))
         workers.append(_Worker(pid, listener.getsockname()))
         listener.close()
     os.close(mine)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tproxy.core.balance.session import Session
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, NO_TIMEOUTS, Direct, Fault, Filters, Flavour, Retry, Timeouts
 from tproxy.core.http.index import Index
@@ -167,6 +168,7 @@ class Rule:
     direct: Direct | None = None
     fault: Fault | None = None
     decorator: str = ""  # x-envoy-decorator-operation, which Istio's gateway sends
+    session: Session | None = None
 
 
 @dataclass(frozen=True, slots=True)

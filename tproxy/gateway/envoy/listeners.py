@@ -114,7 +114,9 @@ def _downstream(chain: Terminate) -> Json:
         {"name": f"kubernetes://{name}", "sds_config": {"ads": {}, "resource_api_version": "V3"}}
         for name in chain.tls.secrets
     ]
+    if chain.tls.mode is TlsMode.MESH:  # as Istio's agent names the workload's own
+        secrets = [{"name": "default", "sds_config": {"api_config_source": {}, "resource_api_version": "V3"}}]
     common = {"alpn_protocols": ["h2", "http/1.1"], "tls_certificate_sds_secret_configs": secrets}
-    asked = chain.tls.mode is TlsMode.MUTUAL
+    asked = chain.tls.mode in (TlsMode.MUTUAL, TlsMode.MESH)
     made = {"@type": context, "common_tls_context": common, "require_client_certificate": asked}
     return {"name": "envoy.transport_sockets.tls", "typed_config": made}

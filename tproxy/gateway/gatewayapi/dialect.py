@@ -159,6 +159,7 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.findings.error(error)
         refused = error
     found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    _sessions(thing, entries, reading)
     for parent in found:
         if refused is None:
             _warn(thing, parent, references, reading.findings)
@@ -203,6 +204,12 @@ def _meant(thing: Object, reading: _Reading) -> str:
     same = [title for title, name in there.items() if name == refs[0].name]
     meant = nearest(str(refs[0]), same, 0) or nearest(str(refs[0]), there, 0.7)
     return f": {', '.join(map(str, refs))}{meant}"
+
+
+def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:
+    if any(entry.rule.session for entry in entries) and (why := reading.world.vault.session_key()[1]):
+        why = f"sessions end with this process, and other replicas do not know them: {why}"
+        reading.findings.warn(thing, "spec.rules", why)
 
 
 def _only(thing: Object, references: References) -> Route:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import assert_never
 
 from tproxy.core.http.forwarded import Client as Caller
@@ -22,7 +23,7 @@ def accept(
 ) -> Sink:
     """Begin what the plan says."""
     done = Done(head, caller, engine.clock(), trace)
-    match plan(table, head, caller, random.random, new_id):
+    match plan(table, head, caller, random.random, new_id, time.time):
         case Answer() as answer:
             return Local(engine, stream, answer, done)
         case Forward() as forward:
