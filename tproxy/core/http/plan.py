@@ -227,8 +227,7 @@ class _Request:
         if self.added or own.response or filters.response:
             respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
             if own.response.formats or filters.response.formats:
-                moment = Moment(head, self.client, self.clock(), backend.name, rule.name)
-                respond = replace(respond, moment=moment)
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
         if bond is None and backend.affinity is not None:
             bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
