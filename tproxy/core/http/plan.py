@@ -83,14 +83,12 @@ def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Fa
     owner = owners.find(facts.host)
     if owner is None or owner[1] == table.server:
         return None
-    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
-    return local(head, table.flavour, 421, why=why)
+    return local(head, table.flavour, 421, why=f"{facts.host} is {owner[1]}'s; the connection is of {table.server}")
 
 
 def _unmatched(facts: Facts, host: str) -> str:
-    if not host:
-        return f"no route is for host {facts.host!r}"
-    return f"no rule of {host} holds for {facts.method} {facts.path}"
+    held = f"no rule of {host} holds for {facts.method} {facts.path}"
+    return held if host else f"no route is for host {facts.host!r}"
 
 
 @dataclass(slots=True)
@@ -229,8 +227,7 @@ class _Request:
         if self.added or own.response or filters.response:
             respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
             if own.response.formats or filters.response.formats:
-                moment = Moment(head, self.client, self.clock(), backend.name, rule.name)
-                respond = replace(respond, moment=moment)
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
         if bond is None and backend.affinity is not None:
             bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected

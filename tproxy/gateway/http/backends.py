@@ -26,6 +26,7 @@ from tproxy.proxy.side import reach
 log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str]
 H2_LIMITS = H2Limits()
+POOLS = 4096  # those without a connection go when there are so many: clients may choose the hosts
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class Backends:
     wheel: Wheel
     limits: Limits
     _pools: dict[Key, Pool] = field(default_factory=dict)
+    _most: int = POOLS
     _known: dict[int, tuple[Backend, dict[tuple[Endpoint, str], Pool]]] = field(
         default_factory=dict
     )  # by id, for speed
@@ -48,6 +50,10 @@ class Backends:
             known = self._known[id(backend)] = (backend, {})
         pool = known[1].get((endpoint, host))
         if pool is None:
+            if host and len(self._pools) >= self._most:
+                self.forget()
+                self._most = max(POOLS, 2 * len(self._pools))
+                known = self._known[id(backend)] = (backend, {})
             pool = known[1][endpoint, host] = self._shared(backend, endpoint, host)
         return pool
 
