@@ -84,7 +84,17 @@ def following(cluster: GatewayCluster, folder: Path, *options: str, label: str =
     where = cluster.config
     argv = [TPROXY, "gateway", "run", "--kubernetes", "--log-format", "json", "--drain", "1", "--metrics-port", "0"]
     argv += ["--api-server", where["apiServer"], "--token-file", where["tokenFile"], "--ca-file", where["caFile"]]
-    argv += ["--publish-service", "edge/gateway", "--ready-port", "0", "--admin-port", "0", *options]
+    argv += [
+        "--publish-service",
+        "edge/gateway",
+        "--ready-port",
+        "0",
+        "--admin-port",
+        "0",
+        "--stats-port",
+        "0",
+        *options,
+    ]
     log = folder / f"{label}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)
