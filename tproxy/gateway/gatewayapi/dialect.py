@@ -18,7 +18,7 @@ from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi import gateways, http
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
-from tproxy.gateway.gatewayapi.features import SUPPORTED
+from tproxy.gateway.gatewayapi.features import SUPPORTED, unknown_bundles
 from tproxy.gateway.gatewayapi.gateways import Served
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
 from tproxy.gateway.gatewayapi.listeners import FAMILY, Listener
@@ -74,7 +74,7 @@ def tables(
     things = list(objects)
     kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings, vault)
     statuses: Statuses = {}
-    ours = _classes(kinds["GatewayClass"], site, statuses)
+    ours = _classes(kinds["GatewayClass"], site, statuses, findings)
     served = _served(kinds, ours, world, registry, site, statuses, findings)
     ports = Ports.of(served.values(), findings)
     for made in served.values():
@@ -94,7 +94,7 @@ def tables(
     return _table(ports, reading.taken), statuses
 
 
-def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] | None:
+def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Findings) -> set[str] | None:
     for thing in things:
         spec = thing.fields("spec")
         if site.classes and thing.name not in site.classes:
@@ -105,7 +105,11 @@ def _classes(things: list[Object], site: Site, statuses: Statuses) -> set[str] |
                 conditions.set("Accepted", True, "Accepted")
             else:
                 conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
-            conditions.set("SupportedVersion", True, "SupportedVersion")
+            if foreign := unknown_bundles(site.bundles):
+                conditions.set("SupportedVersion", False, "UnsupportedVersion", foreign)
+                findings.warn(thing, "", foreign)
+            else:
+                conditions.set("SupportedVersion", True, "SupportedVersion")
             features = [{"name": name} for name in SUPPORTED]
             statuses[str(thing)] = {"conditions": conditions.plain(), "supportedFeatures": features}
     return None if site.controllers is None else {thing.name for thing in things if str(thing) in statuses}
@@ -141,19 +145,16 @@ def _served(
 
 def _attach(thing: Object, reading: _Reading) -> None:
     references = References(thing, reading.world, reading.registry, reading.policies)
-    is_http = thing.kind in ("HTTPRoute", "GRPCRoute")
     entries: tuple[Entry, ...] = ()
+    dropped: tuple[ConfigError, ...] = ()
     route, refused = None, None
     try:
-        hostnames(thing)
-        if is_http:
-            entries = http.entries(thing, references)
-        else:
-            route = _only(thing, references)
+        entries, dropped, route = _read(thing, references)
     except ConfigError as error:
-        reading.findings.error(error)
         refused = error
-    found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    for fault in (refused, *dropped) if refused is not None else dropped:
+        reading.findings.error(fault)
+    found = parents(thing, reading.parents, reading.world, references.faults, refused, dropped)
     for parent in found:
         for sentence in parent.conditions.bad():
             reading.findings.warn(thing, parent.path, sentence)
@@ -171,6 +172,14 @@ def _attach(thing: Object, reading: _Reading) -> None:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
         reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+
+
+def _read(thing: Object, references: References) -> tuple[tuple[Entry, ...], tuple[ConfigError, ...], Route | None]:
+    """Its rules of HTTP and those that are dropped, or its one route."""
+    hostnames(thing)
+    if thing.kind in ("HTTPRoute", "GRPCRoute"):
+        return *http.entries(thing, references), None
+    return (), (), _only(thing, references)
 
 
 def _only(thing: Object, references: References) -> Route:
