@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 LOOK = 30.0  # seconds
+_OF_A_CLUSTER = (
+    "watch_namespace",
+    "gateway_class",
+    "publish_service",
+    "address",
+    "api_server",
+    "token_file",
+    "ca_file",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +46,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-server", metavar="URL", default="", help="default: the pod's own cluster")
     group.add_argument("--token-file", metavar="FILE", default="", help="default: the pod's service account's")
     group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
+
+
+def misplaced(args: argparse.Namespace) -> None:
+    """ConfigError for what means nothing without a cluster."""
+    for name in (
+        "watch_namespace",
+        "gateway_class",
+        "publish_service",
+        "address",
+        "api_server",
+        "token_file",
+        "ca_file",
+    ):
+        if getattr(args, name) and not args.kubernetes:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("command line", option, "is for a cluster: say --kubernetes, too", getattr(args, name))
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:

@@ -6,16 +6,18 @@ import argparse
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket, pages_of, stats_socket
-from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -36,8 +38,10 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
+    misplaced(args)
     if args.workers < 1:
         raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
+    args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
 
@@ -48,6 +52,8 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
     settings = source.settings_of(args)
     if ties is not None:
         settings = replace(settings, worker=ties.number, family=ties.family)

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
+from tproxy.core.balance.affinity import Affinity
 from tproxy.core.decide import MESH_ALPNS, First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
@@ -83,6 +84,7 @@ class Backend:
     filters: Filters = NO_FILTERS  # of HTTP
     http2: bool = False  # it speaks HTTP/2, also without TLS
     balance: Balance = Balance.LEAST_REQUEST
+    affinity: Affinity | None = None  # goes before balance, for requests that have its key
 
 
 @dataclass(frozen=True, slots=True)

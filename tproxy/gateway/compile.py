@@ -42,7 +42,7 @@ def compile_table(
     findings, things = Findings(), _unique(objects)
     for error in faults:
         findings.error(error)
-    registry, vault = Registry(things, findings), Vault(things, site.secrets)
+    registry, vault = Registry(things, findings), Vault(things, site.secrets, site.session_key)
     served = istio.listeners(things, registry, labels, findings, vault)
     others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
     for bind, listener in others.listeners.items():

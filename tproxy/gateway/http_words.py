@@ -17,6 +17,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,4096}")  # RFC 9110, 5.5: no control characters
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:h|ms|m|us|ns|s))+")
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]*|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
+_COOKIE_PATH = re.compile(r"[\x20-\x3a\x3c-\x7e]{0,1024}")  # RFC 6265, 4.1.1: no semicolon, no control character
 _BLANK = re.compile(r"[\x00-\x20\x7f#]")
 _PART = re.compile(r"([0-9.]+)([a-z]+)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -36,6 +37,20 @@ def header_name(text: object) -> str:
             raise ValueError(f'invalid header "{text}": header cannot have ":" prefix')
         raise ValueError("expected a header name")
     return text.lower()
+
+
+def cookie_name(text: object) -> str:
+    """RFC 6265, 4.1.1: a token; case matters."""
+    if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+        raise ValueError("expected a cookie's name: letters, digits and !#$%&'*+-.^_`|~")
+    return text
+
+
+def cookie_path(text: object) -> str:
+    """What may stand in a cookie's Path."""
+    if not isinstance(text, str) or not _COOKIE_PATH.fullmatch(text):
+        raise ValueError("expected a path without ';'")
+    return text
 
 
 def changed_header(text: object) -> str:

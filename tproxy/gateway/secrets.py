@@ -19,6 +19,7 @@ from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
 
 _LARGEST = 1 << 20  # bytes of a file
+SESSIONS, SHORTEST = "tproxy-session-key", 16  # a Secret beside the gateway's pod; bytes of its ``key``
 CHAIN, KEY, CA, CRL = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert"), ("ca.crl", "crl")
 
 
@@ -45,8 +46,8 @@ class Material:
 class Vault:
     """The Secrets and ConfigMaps of a configuration, and what rules have asked for."""
 
-    def __init__(self, objects: Iterable[Object], where: Where) -> None:
-        self._where = where
+    def __init__(self, objects: Iterable[Object], where: Where, session_key: bytes = b"") -> None:
+        self._where, self._session_key = where, session_key
         self._objects = {
             (one.kind, *one.key): one for one in objects if not one.group and one.kind in ("Secret", "ConfigMap")
         }
@@ -56,6 +57,20 @@ class Vault:
     def namespace(self) -> str:
         """The gateway pod's."""
         return self._where.namespace
+
+    def session_key(self) -> tuple[bytes, str]:
+        """Under which sessions are sealed, and why others do not know it: then it is this process's own."""
+        name = f"{self.namespace}/{SESSIONS}"
+        thing = self._objects.get(("Secret", self.namespace, SESSIONS))
+        if thing is None:
+            return self._session_key, f"{_title(name)} does not exist"
+        try:
+            found = _entry(thing, ("key",))
+        except ValueError as error:
+            return self._session_key, f"{_title(name)}: {error}"
+        if len(found) < SHORTEST:
+            return self._session_key, f"{_title(name)} has no key of {SHORTEST} bytes or more"
+        return found, ""
 
     def credential(self, name: str, namespace: str) -> str | None:
         """The full name of the Secret that an Istio object in this namespace means; None if there is none."""

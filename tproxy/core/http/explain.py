@@ -65,6 +65,10 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
     yield f"sent to {forward.backend.name} as {head.method} {head.target} of {head.authority}"
     if forward.delay:
         yield f"after {forward.delay:g} s"
+    if forward.rule.session is not None:
+        yield f"endpoint by {forward.rule.session}"
+    elif forward.backend.affinity is not None:
+        yield f"endpoint by {forward.backend.affinity}"
     had = set(asked.headers)
     kept = {name for name, _ in head.headers}
     yield from (f"header {name}: {value}" for name, value in head.headers if (name, value) not in had)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from tproxy.core.balance.affinity import Bond
+from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
@@ -42,6 +44,7 @@ class Forward:
     retry: Retry | None
     mirrors: tuple[tuple[Backend, Head], ...] = ()
     delay: float = 0.0  # seconds before it is sent: a fault on purpose
+    bond: Bond | None = None  # which endpoint, where that is not left to chance
 
 
 def plan(
@@ -122,10 +125,24 @@ class _Request:
         if rule.direct is not None:
             made, headers = rule.direct, self._told(filters, [], rule, rule.direct.status)
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
+        if rule.session is not None:
+            return self._in_session(entry, rule.session, delay)
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
             return backend
         return self._sent(entry, backend, delay)
+
+    def _in_session(self, entry: Entry, session: Session, delay: float) -> Answer | Forward:
+        """To the session's backend, whatever weight it has by now; a new session begins by the weights."""
+        now = self.clock()
+        known = session.known(self.facts.forwarded, now)
+        backend = entry.rule.backends[known.backend] if known is not None else self._chosen(entry.rule)
+        if isinstance(backend, Answer):
+            return backend
+        text = entry.match.path
+        path = "/" if text is None else cookie_path(text.value, text.kind is Kind.REGEX)
+        tie = Tie(session, backend.name, known, path, self.client.scheme == "https", now)
+        return self._sent(entry, backend, delay, tie)
 
     def _happens(self, share: float) -> bool:
         return share > 0.0 and self.draw() < share
@@ -195,7 +212,7 @@ class _Request:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
-    def _sent(self, entry: Entry, backend: Backend, delay: float) -> Answer | Forward:
+    def _sent(self, entry: Entry, backend: Backend, delay: float, bond: Bond | None = None) -> Answer | Forward:
         rule, own = entry.rule, backend.filters
         filters = rule.filters
         if own.redirect is not None:
@@ -214,9 +231,11 @@ class _Request:
             if own.response.formats or filters.response.formats:
                 moment = Moment(head, self.client, self.clock(), backend.name, rule.name)
                 respond = replace(respond, moment=moment)
+        if bond is None and backend.affinity is not None:
+            bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
-            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
-        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
+            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay, bond)
+        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors, 0.0, bond)
 
     def _written(self, entry: Entry, own: Filters, backend: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""

@@ -96,10 +96,15 @@ def tables(
 
 def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Findings) -> set[str] | None:
     for thing in things:
-        spec = thing.fields("spec")
         if site.classes and thing.name not in site.classes:
             continue
-        if site.controllers is None or spec.text("controllerName") in site.controllers:
+        try:
+            spec = thing.fields("spec")
+            controller = spec.text("controllerName")
+        except ConfigError as error:
+            findings.error(error)
+            continue
+        if site.controllers is None or controller in site.controllers:
             conditions = Conditions(thing.generation)
             if spec.raw("parametersRef") is None:
                 conditions.set("Accepted", True, "Accepted")
@@ -155,6 +160,7 @@ def _attach(thing: Object, reading: _Reading) -> None:
     for fault in (refused, *dropped) if refused is not None else dropped:
         reading.findings.error(fault)
     found = parents(thing, reading.parents, reading.world, references.faults, refused, dropped)
+    _sessions(thing, entries, reading)
     for parent in found:
         for sentence in parent.conditions.bad():
             reading.findings.warn(thing, parent.path, sentence)
@@ -180,6 +186,12 @@ def _read(thing: Object, references: References) -> tuple[tuple[Entry, ...], tup
     if thing.kind in ("HTTPRoute", "GRPCRoute"):
         return *http.entries(thing, references), None
     return (), (), _only(thing, references)
+
+
+def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:
+    if any(entry.rule.session for entry in entries) and (why := reading.world.vault.session_key()[1]):
+        why = f"sessions end with this process, and other replicas do not know them: {why}"
+        reading.findings.warn(thing, "spec.rules", why)
 
 
 def _only(thing: Object, references: References) -> Route:

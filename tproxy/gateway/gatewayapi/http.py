@@ -13,6 +13,7 @@ from tproxy.gateway.gatewayapi.filters import filters
 from tproxy.gateway.gatewayapi.limits import retry, timeouts
 from tproxy.gateway.gatewayapi.matches import grpc_match, http_match
 from tproxy.gateway.gatewayapi.routes import References, shown
+from tproxy.gateway.gatewayapi.sessions import session
 from tproxy.gateway.objects import Object
 
 _EVERYTHING = Match(Text(Kind.SEGMENTS, "/"))
@@ -60,16 +61,17 @@ def _rule(thing: Object, fields: Fields, index: int, references: References, grp
         backend = replace(references.backend(entry), filters=theirs)
         backends.append(replace(backend, fault=backend.fault or unknown))
     limits = timeouts(fields)
+    name = f"{thing} rules[{index}]{f' {named}' if named else ''}"
     made = Rule(
-        name=f"{thing} rules[{index}]{f' {named}' if named else ''}",
+        name=name,
         backends=tuple(backends),
         where=fields.place(fields.path),
         filters=own,
         timeouts=limits,
         retry=retry(fields, limits),
         direct=Direct(500, why=wrong) if wrong else None,
+        session=session(fields, name, backends, references.world.vault.session_key()[0]),
     )
-    fields.raw("sessionPersistence")
     fields.finish()
     return made
 

@@ -160,9 +160,9 @@ class H1Server(asyncio.Protocol):
         stream.read_end = not request.length and not stream.upgrading
         self._watch()
         sink = self.accept(stream, head, stream.read_end)
-        if self.stream is stream:
+        if stream.current:
             stream.sink = sink
-        if request.expects and self.stream is stream and not stream.begun:
+        if request.expects and stream.current and not stream.begun:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, body: Body) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from tproxy.core.hostnames import covers
 from tproxy.core.routes import Backend, Passthrough, Route
+from tproxy.gateway.istio.destinations import Policies
 from tproxy.gateway.istio.gateway import Server
-from tproxy.gateway.istio.virtual import Policies
 from tproxy.gateway.registry import DOMAIN, NOT_READY, Registry
 
 

@@ -27,9 +27,10 @@ from tproxy.core.routes import (
 from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.istio.auto import Auto
 from tproxy.gateway.istio.delegates import resolved
+from tproxy.gateway.istio.destinations import policies
 from tproxy.gateway.istio.gateway import GROUP, Family, Server, servers
 from tproxy.gateway.istio.tables import Bound, Virtuals, requests, requests_by_tls
-from tproxy.gateway.istio.virtual import L4Match, L4Rule, Virtual, policies, virtual
+from tproxy.gateway.istio.virtual import L4Match, L4Rule, Virtual, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Vault
