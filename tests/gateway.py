@@ -231,7 +231,7 @@ class Gateway:
 def started(folder: Path, *options: str) -> Process:
     """A gateway that is perhaps not ready yet."""
     argv = [TPROXY, "gateway", "run", "--config", str(folder), "--log-format", "json", "--drain", "1"]
-    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", *options]
+    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", "--stats-port", "0", *options]
     log = folder.parent / f"{folder.name}-{free_port()}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)
