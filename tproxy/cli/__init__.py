@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TypeAlias
 
 from tproxy import __version__, native
+from tproxy.cli.usage import Parser
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -65,14 +66,14 @@ class _Version(argparse.Action):
 
 def parser(only: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The command line, whole or with these verbs: a sidecar need not carry the others for ever."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tproxy",
         description="Transparent mutual TLS for pods: fails closed, explains itself.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show the version, and what runs compiled")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, help="its own --help says more")
     for verb in only:
         import_module(f"tproxy.cli.{verb}").register(verbs)
     return top

@@ -17,7 +17,9 @@ def page(port: int, path: str, field: str) -> dict[str, Any]:
     try:
         connection.request("GET", path)
         answer: dict[str, Any] = json.loads(connection.getresponse().read(_LIMIT))
-    except (OSError, HTTPException, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError("command line", field, "something answers there that is no sidecar", port) from error
+    except (OSError, HTTPException) as error:
         why = f"no sidecar answers there: {getattr(error, 'strerror', None) or error}"
         raise ConfigError("command line", field, why, port) from error
     finally:

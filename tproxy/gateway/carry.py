@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import socket
 from dataclasses import replace
+from itertools import islice
 
 from tproxy.core import routes
-from tproxy.core.address import contains
+from tproxy.core.address import Endpoint, contains
 from tproxy.core.decide import First
 from tproxy.core.hello import Hello
 from tproxy.core.http.routes import HttpTable
@@ -153,11 +154,18 @@ def _introduce(up: socket.socket, backend: Backend, hello: Hello | None, trace: 
 
 
 async def _dial(backend: Backend, trace: Trace, door: Door) -> socket.socket | Deny:
-    """The endpoints in a random order, until one answers."""
+    """The endpoints in a random order, or in that of the client's address, until one answers."""
     found: socket.socket | Deny = Deny(Reason.NO_BACKEND, f"{backend.name} has no endpoints")
-    for endpoint in random.sample(backend.endpoints, min(TRIES, len(backend.endpoints))):
+    for endpoint in _order(backend, str(trace.source.ip)):
         trace.backend = endpoint
         found = await reach(endpoint, 0, door.gate.settings.connect, door.gate.reactor)
         if not isinstance(found, Deny):
             break
     return found
+
+
+def _order(backend: Backend, address: str) -> list[Endpoint]:
+    hashed = backend.affinity.of_address(address) if backend.affinity is not None else None
+    if hashed is not None:
+        return list(islice(hashed.ring.walk(hashed.key), TRIES))
+    return random.sample(backend.endpoints, min(TRIES, len(backend.endpoints)))

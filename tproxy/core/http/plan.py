@@ -1,6 +1,6 @@
 """What is done with a request: answered at once, or sent to a backend, changed how, and what becomes of its reply.
 
-PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id; both are asked only when needed.
+PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`` unix seconds; asked only when needed.
 
     match plan(table, head, client, draw, new_id):
         case Answer(reply, body): ...
@@ -10,16 +10,20 @@ PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id; both are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
+from tproxy.core.balance.affinity import Bond
+from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
-from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
+from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Timeouts
 from tproxy.core.http.forwarded import Client, Respond
-from tproxy.core.http.head import Head
+from tproxy.core.http.head import Head, Headers
 from tproxy.core.http.local import Answer, is_grpc, local
+from tproxy.core.http.onward import Forward
+from tproxy.core.http.operators import Moment
 from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
 from tproxy.core.http.redirect import location
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
@@ -32,35 +36,9 @@ _PLAIN: Final = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM: Final = b"no healthy upstream"
 
 
-@dataclass(slots=True, init=False)
-class Forward:
-    """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
-
-    rule: Rule
-    backend: Backend
-    head: Head
-    respond: Respond
-    timeouts: Timeouts
-    retry: Retry | None
-    mirrors: tuple[tuple[Backend, Head], ...]
-    delay: float  # seconds before it is sent: a fault on purpose
-
-    def __init__(
-        self,
-        rule: Rule,
-        backend: Backend,
-        head: Head,
-        respond: Respond,
-        timeouts: Timeouts,
-        retry: Retry | None,
-        mirrors: tuple[tuple[Backend, Head], ...] = (),
-        delay: float = 0.0,
-    ) -> None:
-        self.rule, self.backend, self.head, self.respond = rule, backend, head, respond
-        self.timeouts, self.retry, self.mirrors, self.delay = timeouts, retry, mirrors, delay
-
-
-def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str]) -> Answer | Forward:
+def plan(
+    table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str], clock: Draw = float
+) -> Answer | Forward:
     """The one decision for a request."""
     path, mark, query = head.target.partition("?")
     flavour = table.flavour
@@ -78,7 +56,7 @@ def plan(table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Calla
     entry = found[1].find(facts) if found is not None and path != "*" else None  # which is no path: RFC 9112, 3.2.4
     if entry is None:
         return local(head, flavour, 404, flags="NR", why=_unmatched(facts, found[0] if found else ""))
-    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw).meets(entry)
+    return _Request(table, head, client, facts, f"{path}{mark}{query}", draw, clock).meets(entry)
 
 
 def _again(head: Head, target: str) -> Answer:
@@ -94,24 +72,24 @@ def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Fa
     owner = owners.find(facts.host)
     if owner is None or owner[1] == table.server:
         return None
-    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
-    return local(head, table.flavour, 421, why=why)
+    return local(head, table.flavour, 421, why=f"{facts.host} is {owner[1]}'s; the connection is of {table.server}")
 
 
 def _unmatched(facts: Facts, host: str) -> str:
-    if not host:
-        return f"no route is for host {facts.host!r}"
-    return f"no rule of {host} holds for {facts.method} {facts.path}"
+    held = f"no rule of {host} holds for {facts.method} {facts.path}"
+    return held if host else f"no route is for host {facts.host!r}"
 
 
 class _Request:
     """A request on its way through a rule; ``target`` has the normal path."""
 
-    __slots__ = ("added", "client", "draw", "facts", "head", "table", "target")
+    __slots__ = ("added", "client", "clock", "draw", "facts", "head", "table", "target")
 
-    def __init__(self, table: HttpTable, head: Head, client: Client, facts: Facts, target: str, draw: Draw) -> None:
-        self.table, self.head, self.client = table, head, client
-        self.facts, self.target, self.draw = facts, target, draw
+    def __init__(
+        self, table: HttpTable, head: Head, client: Client, facts: Facts, target: str, draw: Draw, clock: Draw
+    ) -> None:
+        self.table, self.head, self.client, self.facts = table, head, client, facts
+        self.target, self.draw, self.clock = target, draw, clock
         self.added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
@@ -131,12 +109,26 @@ class _Request:
         if filters.redirect is not None:
             return self._redirected(entry, filters)
         if rule.direct is not None:
-            made, headers = rule.direct, filters.response.applied([])
+            made, headers = rule.direct, self._told(filters, [], rule, rule.direct.status)
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
+        if rule.session is not None:
+            return self._in_session(entry, rule.session, delay)
         backend = self._chosen(rule)
         if isinstance(backend, Answer):
             return backend
         return self._sent(entry, backend, delay)
+
+    def _in_session(self, entry: Entry, session: Session, delay: float) -> Answer | Forward:
+        """To the session's backend, whatever weight it has by now; a new session begins by the weights."""
+        now = self.clock()
+        known = session.known(self.facts.forwarded, now)
+        backend = entry.rule.backends[known.backend] if known is not None else self._chosen(entry.rule)
+        if isinstance(backend, Answer):
+            return backend
+        text = entry.match.path
+        path = "/" if text is None else cookie_path(text.value, text.kind is Kind.REGEX)
+        tie = Tie(session, backend.name, known, path, self.client.scheme == "https", now)
+        return self._sent(entry, backend, delay, tie)
 
     def _happens(self, share: float) -> bool:
         return share > 0.0 and self.draw() < share
@@ -157,8 +149,21 @@ class _Request:
     def _redirected(self, entry: Entry, filters: Filters) -> Answer:
         assert filters.redirect is not None
         to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
-        headers = filters.response.applied([("location", to)])
+        headers = self._told(filters, [("location", to)], entry.rule, filters.redirect.status)
         return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+
+    def _told(self, filters: Filters, headers: Headers, rule: Rule, status: int) -> Headers:
+        """The headers of an answer of ours."""
+        if not filters.response.formats:
+            return filters.response.applied(headers)
+        head = self._as_seen(self.facts.forwarded)
+        moment = Moment(head, self.client, self.clock(), "", rule.name, None, status, headers)
+        return filters.response.applied(headers, moment)
+
+    def _as_seen(self, headers: Headers) -> Head:
+        """The request before its rule rewrites it."""
+        head = self.head
+        return Head(head.method, self.client.scheme, head.authority, self.target, headers, head.version)
 
     def _answered(
         self,
@@ -193,12 +198,12 @@ class _Request:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
-    def _sent(self, entry: Entry, backend: Backend, delay: float) -> Answer | Forward:
+    def _sent(self, entry: Entry, backend: Backend, delay: float, bond: Bond | None = None) -> Answer | Forward:
         rule, own = entry.rule, backend.filters
         filters = rule.filters
         if own.redirect is not None:
             return self._redirected(entry, own)
-        head = self._written(entry, own)
+        head = self._written(entry, own, backend.name)
         mirrors: tuple[tuple[Backend, Head], ...] = ()
         if filters.mirrors or own.mirrors:
             mirrors = tuple(
@@ -207,21 +212,28 @@ class _Request:
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
         respond = _PLAIN[self.table.flavour]
-        changed_by_filters = own is not NO_FILTERS or filters is not NO_FILTERS
-        if self.added or (changed_by_filters and (own.response or filters.response)):
+        filtered = own is not NO_FILTERS or filters is not NO_FILTERS
+        if self.added or (filtered and (own.response or filters.response)):
             respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is _ISTIO), self.added)
+            if own.response.formats or filters.response.formats:
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
+        if bond is None and backend.affinity is not None:
+            bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
-            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay)
-        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors)
+            return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay, bond)
+        return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors, 0.0, bond)
 
-    def _written(self, entry: Entry, own: Filters) -> Head:
+    def _written(self, entry: Entry, own: Filters, backend: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
         rule, istio = entry.rule, self.table.flavour is _ISTIO
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
-                if filters.request:
+                if filters.request.formats:
+                    moment = Moment(self._as_seen(headers), self.client, self.clock(), backend, rule.name)
+                    headers = filters.request.applied(headers, moment)
+                elif filters.request:
                     headers = filters.request.applied(headers)
             rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
             for rewrite in filter(None, reversed(rewrites)):

@@ -27,6 +27,7 @@ from tproxy.proxy.side import reach
 log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str]
 H2_LIMITS: Final = H2Limits()
+POOLS = 4096  # those without a connection go when there are so many: clients may choose the hosts
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Backends:
     wheel: Wheel
     limits: Limits
     _pools: dict[Key, Pool] = field(default_factory=dict)
+    _most: int = POOLS
     # by id, for speed; what has the id stands beside, so that nothing else can have it
     _known: dict[int, tuple[Backend, dict[tuple[int, str], tuple[Endpoint, Pool]]]] = field(default_factory=dict)
 
@@ -48,6 +50,10 @@ class Backends:
             known = self._known[id(backend)] = (backend, {})
         found = known[1].get((id(endpoint), host))
         if found is None:
+            if host and len(self._pools) >= self._most:
+                self.forget()
+                self._most = max(POOLS, 2 * len(self._pools))
+                known = self._known[id(backend)] = (backend, {})
             found = known[1][id(endpoint), host] = (endpoint, self._shared(backend, endpoint, host))
         return found[1]
 

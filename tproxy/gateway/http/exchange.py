@@ -12,10 +12,10 @@ from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Headers, Reply
 from tproxy.core.http.local import local
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
-from tproxy.gateway.http.balance import pick
+from tproxy.gateway.http.balance import choose
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
@@ -129,7 +129,7 @@ class Exchange:
         """Ask for a connection to an endpoint that was not tried yet, if there is one."""
         engine, backend = self.engine, self._plan.backend
         endpoints = backend.endpoints
-        endpoint = endpoints[0] if len(endpoints) == 1 else self._next(endpoints)
+        endpoint = endpoints[0] if len(endpoints) == 1 else choose(engine, self._plan, self._tried)
         self._tried.append(endpoint)
         self._done.endpoint = endpoint
         self._done.tries += 1
@@ -143,10 +143,6 @@ class Exchange:
         elif not attempt.over and not self._ended:
             self._waiting = True
             self._down.hold(True)
-
-    def _next(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
-        fresh = [endpoint for endpoint in endpoints if endpoint not in self._tried] if self._tried else endpoints
-        return pick(self.engine, self._plan.backend, fresh or endpoints, self._plan.head.authority)
 
     def request(self, attempt: Attempt, stream: Stream) -> None:
         """A connection is there: say what was said so far."""
@@ -213,7 +209,9 @@ class Exchange:
         self._replied, self._kept = True, None
         done.service_time = int((self.engine.clock() - done.began) * 1000)
         done.status = reply.status
-        self._down.head(self._plan.respond(reply, done.service_time), end)
+        if self._plan.bond is not None and done.endpoint is not None:
+            reply.headers.extend(self._plan.bond.told(done.endpoint))
+        self._down.head(self._plan.respond(reply, done.service_time, done.endpoint), end)
         if self._plan.head.upgrade and reply.status != 101:
             self._ended = True
         if end:
