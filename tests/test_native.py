@@ -103,3 +103,10 @@ def test_the_version_says_what_is_compiled(copied: Path) -> None:
     code = "import sys; from tproxy.cli import main; sys.exit(main(['--version']))"
     assert "HTTP: compiled\n" in python(copied, code)
     assert "HTTP: in Python, which is slower: TPROXY_PURE is set\n" in python(copied, code, TPROXY_PURE="1")
+
+
+def test_a_sidecar_loads_none_of_it() -> None:
+    """Its memory is counted by the pod, and it carries no requests."""
+    loaded = python(ROOT, "import sys, tproxy.cli.sidecar, tproxy.proxy.sidecar; print(*sys.modules)").split()
+    assert "tproxy.proxy.sidecar" in loaded
+    assert native.LIBRARY not in loaded
