@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from tproxy.cli import Verbs
+from tproxy.cli.gateway_endpoints import add_options as add_endpoints_options
+from tproxy.cli.gateway_endpoints import endpoints
 from tproxy.cli.gateway_kubernetes import add_options
 from tproxy.cli.gateway_show import SHOWN, check, explain, listeners, routes
 from tproxy.cli.log import add_log_options
@@ -16,6 +18,7 @@ EXAMPLES = """examples:
   tproxy gateway run --config conf/ --proxy-from 10.0.0.0/8  behind a load balancer that speaks PROXY protocol
   tproxy gateway listeners --config conf/                    ports, names, and what they lead to
   tproxy gateway routes --config conf/
+  tproxy gateway endpoints                                   of a running gateway: who is left out for failing
   tproxy gateway explain --config conf/ --sni shop.example.com
   tproxy gateway explain --config conf/ --host shop.example.com --path /cart --header 'x-user: me'
 
@@ -23,7 +26,7 @@ In DIR: Istio's Gateway, VirtualService, DestinationRule, ServiceEntry, Telemetr
 HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, ReferenceGrant, BackendTLSPolicy; Service, EndpointSlice, Endpoints,
 Pod, Namespace, Secret, ConfigMap.
 
-exit codes: 0 done, 1 check found errors or nothing is routed, 2 bad input, 3 a port cannot be had
+exit codes: 0 done, 1 errors found, nothing routed, or an endpoint left out, 2 bad input, 3 a port cannot be had
 signals of run: TERM drains and stops, HUP reads DIR again"""
 
 
@@ -52,6 +55,9 @@ def register(verbs: Verbs) -> None:
     listeners_parser = actions.add_parser("listeners", help="list every port, and what its names lead to")
     _add_source(listeners_parser)
     listeners_parser.set_defaults(run=listeners)
+    endpoints_parser = actions.add_parser("endpoints", help="list whom a running gateway asks, and who is left out")
+    add_endpoints_options(endpoints_parser)
+    endpoints_parser.set_defaults(run=endpoints)
     explain_parser = actions.add_parser("explain", help="say which rule is taken, and why not the others")
     _add_source(explain_parser)
     explain_parser.add_argument("--sni", metavar="NAME", help="the name that a TLS client asks for")

@@ -39,6 +39,11 @@ class Ring:
     def __init__(self, endpoints: tuple[Endpoint, ...], owners: array[int], points: array[int] | None) -> None:
         self.endpoints, self._owners, self._points = endpoints, owners, points
 
+    @property
+    def is_ring(self) -> bool:
+        """Else it is a table."""
+        return self._points is not None
+
     def first(self, key: int) -> Endpoint:
         """The key's endpoint."""
         return self.endpoints[self._owners[self._place(key)]]

@@ -18,6 +18,7 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
+from tproxy.gateway.envoy.clusters import settings
 from tproxy.gateway.envoy.listeners import listener, tables
 from tproxy.gateway.envoy.names import TYPE, cluster
 from tproxy.gateway.envoy.routes import route_configuration
@@ -36,7 +37,7 @@ def config_dump(table: Table, chains: Mapping[str, bytes], taken: str, version: 
             {
                 "@type": f"{TYPE}.admin.v3.ClustersConfigDump",
                 "version_info": version,
-                "dynamic_active_clusters": [{**own, "cluster": made} for made in _clusters(table)],
+                "dynamic_active_clusters": [{**own, "cluster": _cluster(*named)} for named in backends(table)],
             },
             {
                 "@type": f"{TYPE}.admin.v3.ListenersConfigDump",
@@ -67,14 +68,13 @@ def _named(bind: tuple[str, int], found: Listener) -> Iterator[tuple[str, tuple[
         yield name, (table, found.port)
 
 
-def _clusters(table: Table) -> Iterator[Json]:
-    """Every backend once, whoever names it."""
+def backends(table: Table) -> list[tuple[str, Backend]]:
+    """Every backend once, whoever names it, by its cluster's name."""
     seen: dict[str, Backend] = {}
     for found in table.listeners.values():
         for backend in _backends(found):
             seen.setdefault(cluster(backend), backend)
-    for name, backend in sorted(seen.items()):
-        yield _cluster(name, backend)
+    return sorted(seen.items(), key=lambda item: item[0])
 
 
 def _backends(found: Listener) -> Iterator[Backend]:
@@ -108,6 +108,7 @@ def _cluster(name: str, backend: Backend) -> Json:
         "name": name,
         "type": "STATIC",
         "connect_timeout": "10s",
+        **settings(backend),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []},
     }
     if backend.tls is not None:
