@@ -135,6 +135,23 @@ def test_an_endpoint_that_fails_is_left_out_and_comes_back(tmp_path: Path, capsy
             made.gateway.said(f"{where} is left out for 1.2 s")
 
 
+def test_who_is_out_stays_out_when_the_configuration_is_read_again(tmp_path: Path) -> None:
+    bad = Bad()
+    with EchoBackend("good") as good:
+        outlier = {**OFTEN, "consecutive5xxErrors": 1, "baseEjectionTime": "1h"}
+        with world(tmp_path, [good.port, bad.port], NO_RETRY, outlierDetection=outlier) as made:
+            wait_for(lambda: made.ask()[0] == 500, 5, "a failure", made.gateway.process)
+            for number in range(1, 4):
+                path = tmp_path / "conf" / "b.yaml"
+                gw.write(path, gw._object("ServiceEntry", f"x{number}", "shop", **gw.entry("x.test", 1)["spec"]))
+                made.gateway.said("reloaded", number)
+            assert {made.ask()[0] for _ in range(20)} == {200}
+            assert made.metric("tproxy_backend_ejections_total") == {"consecutive_5xx": 1}
+            gw.write(tmp_path / "conf" / "a.yaml")
+            made.gateway.said("reloaded", 4)
+            assert made.metric("tproxy_backend_endpoints_out") == {}
+
+
 def hosts(made: World) -> list[Object]:
     (cluster,) = made.clusters()["cluster_statuses"]
     assert cluster["name"] == "outbound|443||web.test"
@@ -362,6 +379,17 @@ def test_the_defaults_of_outlier_detection_are_istios() -> None:
 )
 def test_what_is_wrong_with_limits_is_said(policy: str, why: str) -> None:
     assert why in said(load(WORLD, destination(f"trafficPolicy: {{{policy}}}"), rules(ROUTE)))
+
+
+def test_explain_says_what_is_bounded_and_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = (
+        "connectionPool: {tcp: {maxConnections: 5}}, outlierDetection: {consecutive5xxErrors: 7, baseEjectionTime: 15m}"
+    )
+    (tmp_path / "a.yaml").write_text(f"{WORLD}\n---{destination(f'trafficPolicy: {{{policy}}}')}---{rules(ROUTE)}")
+    main(["gateway", "explain", str(tmp_path), "--host", "a.example"])
+    printed = capsys.readouterr().out
+    assert "endpoints: maxConnections 5\n" in printed
+    assert "endpoints: left out for 900 s and more after 7 5xx in a row\n" in printed
 
 
 def test_a_percentage_that_is_less_than_one_endpoint_is_said() -> None:

@@ -17,7 +17,9 @@ def page(port: int, path: str, field: str, who: str = "sidecar") -> dict[str, An
     try:
         connection.request("GET", path)
         answer: dict[str, Any] = json.loads(connection.getresponse().read(_LIMIT))
-    except (OSError, HTTPException, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError("command line", field, f"something answers there that is no {who}", port) from error
+    except (OSError, HTTPException) as error:
         why = f"no {who} answers there: {getattr(error, 'strerror', None) or error}"
         raise ConfigError("command line", field, why, port) from error
     finally:

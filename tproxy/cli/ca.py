@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tproxy.cli import Verbs, ca_state
+from tproxy.cli.usage import call
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId, parse_trust_domain
 from tproxy.core.identity_config import parse_seconds
@@ -24,6 +25,25 @@ EXAMPLES = """examples:
   tproxy ca rotate --dir ca status
   tproxy ca show web/cert.pem
   tproxy ca show --dir ca"""
+INIT = """example:
+  tproxy ca init --dir ca --trust-domain cluster.local
+
+exit codes: 0 made, 2 bad input, or DIR holds an authority already"""
+MIDDLE = """example:
+  tproxy ca intermediate --dir ca
+
+exit codes: 0 replaced, 2 root.key is not there, or is another root's"""
+ISSUE = """examples:
+  tproxy ca issue --dir ca --namespace shop --service-account web --out web --owner 1337
+  tproxy ca issue --dir ca --id spiffe://cluster.local/vm/db --out db --ttl 7d
+
+exit codes: 0 issued, 2 bad input, or --out holds an identity and --renew is missing"""
+SHOW = """examples:
+  tproxy ca show web/cert.pem                             who it is, until when, who signed it
+  tproxy ca show --dir ca                                 where a rotation stands
+  tproxy ca show web/cert.pem --json | jq '.[0].serial'
+
+exit codes: 0 shown, 2 bad input"""
 T = TypeVar("T")
 
 
@@ -37,17 +57,17 @@ def register(verbs: Verbs) -> None:
         epilog=EXAMPLES,
         formatter_class=form,
     )
-    calls = parser.add_subparsers(dest="call", metavar="CALL", required=True)
-    init = calls.add_parser("init", help="make a root and an intermediate")
+    calls = parser.add_subparsers(dest="call", metavar="CALL", required=True, help="its own --help says more")
+    init = call(calls, "init", "make a root and an intermediate", INIT)
     _dir(init)
     init.add_argument("--trust-domain", required=True, metavar="NAME", help="as in spiffe://NAME/...")
     _key_type(init)
     init.set_defaults(run=run_init)
-    middle = calls.add_parser("intermediate", help="replace the intermediate; needs root.key for this moment")
+    middle = call(calls, "intermediate", "replace the intermediate; needs root.key for this moment", MIDDLE)
     _dir(middle)
     _key_type(middle)
     middle.set_defaults(run=run_intermediate)
-    issue = calls.add_parser("issue", help="make a workload's certificate and key")
+    issue = call(calls, "issue", "make a workload's certificate and key", ISSUE)
     _dir(issue)
     issue.add_argument("--id", metavar="SPIFFE_ID", help="spiffe://<trust domain>/<path>")
     issue.add_argument("--namespace", metavar="NS", help="with --service-account, instead of --id")
@@ -58,7 +78,7 @@ def register(verbs: Verbs) -> None:
     issue.add_argument("--owner", metavar="UID[:GID]", help="who may read the key, usually 1337")
     _key_type(issue)
     issue.set_defaults(run=run_issue)
-    show = calls.add_parser("show", help="explain certificates, or an authority's state, in words")
+    show = call(calls, "show", "explain certificates, or an authority's state, in words", SHOW)
     show.add_argument("files", nargs="*", metavar="FILE", help="PEM")
     show.add_argument("--dir", metavar="DIR", help="an authority, instead of files")
     show.add_argument("--json", action="store_true", help="as JSON")

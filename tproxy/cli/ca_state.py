@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tproxy.cli.usage import call
 from tproxy.cli.words import when
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError
@@ -22,11 +23,29 @@ if TYPE_CHECKING:
 
 Calls: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
+TOKEN = """examples:
+  tproxy ca token --dir ca --id spiffe://cluster.local/vm/db --ttl 30d > token
+  tproxy ca token --dir ca --id spiffe://cluster.local/vm/db --address 10.0.0.7 --uses 1
+  tproxy ca token --dir ca --revoke NAME
+
+exit codes: 0 done, 2 bad input, or there is no such token"""
+TOKENS = """examples:
+  tproxy ca tokens --dir ca
+  tproxy ca tokens --dir ca --json | jq '.[].id'
+
+exit codes: 0 listed, 2 bad input"""
+ROTATE = """examples:
+  tproxy ca rotate --dir ca status        where it stands, and who is waited for
+  tproxy ca rotate --dir ca add           the second root into every answer
+  tproxy ca rotate --dir ca switch        sign with it, once everybody knows it
+  tproxy ca rotate --dir ca drop          forget the first, once nobody lives by it
+
+exit codes: 0 done, 1 too early or out of order: it says why, 2 bad input"""
 
 
 def register(calls: Calls) -> None:
     """Add the calls to ``tproxy ca``."""
-    token = calls.add_parser("token", help="make a join token for a workload outside Kubernetes, or revoke one")
+    token = call(calls, "token", "make a join token for a workload outside Kubernetes, or revoke one", TOKEN)
     _dir(token)
     what = token.add_mutually_exclusive_group(required=True)
     what.add_argument("--id", metavar="SPIFFE_ID", help="who comes with it")
@@ -35,13 +54,13 @@ def register(calls: Calls) -> None:
     token.add_argument("--address", metavar="IP", help="only from there")
     token.add_argument("--uses", metavar="N", help="so many certificates (default: any number until --ttl)")
     token.set_defaults(run=run_token)
-    tokens = calls.add_parser("tokens", help="list join tokens; none can be shown again")
+    tokens = call(calls, "tokens", "list join tokens; none can be shown again", TOKENS)
     _dir(tokens)
     tokens.add_argument("--json", action="store_true", help="as JSON")
     tokens.set_defaults(run=run_tokens)
-    rotate = calls.add_parser("rotate", help="replace the root in three steps: add, switch, drop")
+    rotate = call(calls, "rotate", "replace the root in three steps: add, switch, drop", ROTATE)
     _dir(rotate)
-    rotate.add_argument("step", choices=("add", "switch", "drop", "status"))
+    rotate.add_argument("step", choices=("add", "switch", "drop", "status"), help="the next step, or where it stands")
     rotate.add_argument("--force", action="store_true", help="although somebody is left behind; it says who")
     rotate.set_defaults(run=run_rotate)
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tproxy.cli.ask import page
+from tproxy.cli.usage import port
 
 COLUMNS = ("ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Whom to ask."""
-    parser.add_argument("--port", type=int, default=15000, help="its --admin-port (default: 15000)")
+    parser.add_argument("--port", type=port, metavar="PORT", default=15000, help="its --admin-port (default: 15000)")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 

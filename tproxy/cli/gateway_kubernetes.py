@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 LOOK = 30.0  # seconds
+_OF_A_CLUSTER = (
+    "watch_namespace",
+    "gateway_class",
+    "publish_service",
+    "address",
+    "api_server",
+    "token_file",
+    "ca_file",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +46,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-server", metavar="URL", default="", help="default: the pod's own cluster")
     group.add_argument("--token-file", metavar="FILE", default="", help="default: the pod's service account's")
     group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
+
+
+def misplaced(args: argparse.Namespace) -> None:
+    """ConfigError for what means nothing without a cluster."""
+    for name in (
+        "watch_namespace",
+        "gateway_class",
+        "publish_service",
+        "address",
+        "api_server",
+        "token_file",
+        "ca_file",
+    ):
+        if getattr(args, name) and not args.kubernetes:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("command line", option, "is for a cluster: say --kubernetes, too", getattr(args, name))
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
@@ -61,10 +86,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class Following:
-    """The cluster, and what was last made of it."""
+    """The cluster, and what was last made of it. Of several workers each follows it, and one ``writes`` statuses."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._args, self._cluster = args, cluster_of(args)
+    def __init__(self, args: argparse.Namespace, writes: bool = True) -> None:
+        self._args, self._cluster, self._writes = args, cluster_of(args), writes
         self._loaded: Loaded | None = None
         self._missing: Mapping[Bind, KernelError] = {}
         self._fresh = asyncio.Event()
@@ -78,7 +103,8 @@ class Following:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cluster.run())
             group.create_task(self._take(gate, metrics, again))
-            group.create_task(self._tell())
+            if self._writes:
+                group.create_task(self._tell())
 
     async def _take(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
         while True:
@@ -147,6 +173,7 @@ class Following:
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
             taken=taken,
+            bundles=self._cluster.bundles,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
-from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page
-from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page, pages_of, stats_socket
+from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.core.fields import ConfigError
@@ -37,8 +38,9 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
-    if args.workers < 1 or (args.workers > 1 and args.kubernetes):
-        raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
+    misplaced(args)
+    if args.workers < 1:
+        raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
     args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
@@ -50,10 +52,14 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
-    settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
+    settings = source.settings_of(args)
+    if ties is not None:
+        settings = replace(settings, worker=ties.number, family=ties.family)
     if args.mesh:
         mesh_of(args.mesh)
-    world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
+    world = Following(args, writes=not settings.worker) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(
@@ -174,13 +180,19 @@ def _pages(
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
-    dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+    dump = Dump(
+        lambda: gate.table,
+        lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()},
+        pages_of(args),
+    )
     admin = {"/config_dump": dump.page, "/clusters": lambda: endpoints_page(gate)}
     if ties is not None:
         return [(ties.pages, {**admin, **told})]
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
         made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.stats_port and (sock := stats_socket(args.stats_port)) is not None:
+        made.append((sock, told))
     if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
         made.append((sock, {**admin, **told}))
     if args.ready_port:

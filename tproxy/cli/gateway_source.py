@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tproxy.core.address import Network, parse_network
+from tproxy.core.address import parse_address, parse_network
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import parse_hostname
 
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from tproxy.gateway.site import Site
 
 
+T = TypeVar("T")
+
+
 def folder_of(args: argparse.Namespace) -> Path:
     """The directory, from either way to say it."""
     if not (folder := args.config or args.folder):
-        raise ConfigError("command line", "--config", "is missing: the directory of YAML files")
+        raise ConfigError("command line", "DIR", "is missing: the directory of YAML files")
     return Path(folder)
 
 
@@ -46,7 +50,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from tproxy.gateway.settings import Settings
 
     return Settings(
-        host=args.listen,
+        host=str(_parsed("--listen", parse_address, args.listen)) if args.listen else "",
         hello=args.hello,
         connect=args.connect,
         drain=args.drain,
@@ -54,24 +58,16 @@ def settings_of(args: argparse.Namespace) -> Settings:
         half_open=args.half_open,
         access_log=args.access_log,
         workers=args.workers,
-        default_sni=parse_default(args.default_sni),
-        proxy_from=tuple(_network(part) for part in args.proxy_from.split(",") if part),
+        default_sni=_parsed("--default-sni", parse_hostname, args.default_sni) if args.default_sni else "",
+        proxy_from=tuple(_parsed("--proxy-from", parse_network, part) for part in args.proxy_from.split(",") if part),
     )
 
 
-def parse_default(name: str) -> str:
-    """A host name, or none."""
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
     try:
-        return parse_hostname(name) if name else ""
+        return parse(text)
     except ValueError as error:
-        raise ConfigError("command line", "--default-sni", str(error), name) from error
-
-
-def _network(text: str) -> Network:
-    try:
-        return parse_network(text)
-    except ValueError as error:
-        raise ConfigError("command line", "--proxy-from", str(error), text) from error
+        raise ConfigError("command line", option, str(error), text) from error
 
 
 def load(args: argparse.Namespace) -> Loaded:

@@ -31,13 +31,24 @@ EXAMPLES = """examples:
 Policies of control (policies: {control: true}) are asked of the sidecar that runs in this pod.
 
 exit codes: 0 allowed, 1 denied, 2 bad input"""
+BOTH = """examples:
+  tproxy policy explain --config sidecar.yaml --from spiffe://cluster.local/ns/shop/sa/web --port 80
+  tproxy policy egress --config sidecar.yaml --to 93.184.216.34:443 --sni www.example.com
+
+exit codes: 0 allowed, 1 denied, 2 bad input"""
 _UNKNOWN = parse_address("0.0.0.0")  # no condition asks for it, see _known
 
 
 def register(verbs: Verbs) -> None:
     """Add the verb."""
-    top = verbs.add_parser("policy", help="who may call, and which rule says so", description=__doc__)
-    actions = top.add_subparsers(dest="what", metavar="WHAT", required=True)
+    top = verbs.add_parser(
+        "policy",
+        help="who may call, and which rule says so",
+        description=__doc__,
+        epilog=BOTH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = top.add_subparsers(dest="what", metavar="WHAT", required=True, help="its own --help says more")
     policy_egress.register(actions)
     parser = actions.add_parser(
         "explain",

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class Guard:
     """One backend. Limits are asked before something begins, and answer with the one that is reached, or nothing."""
 
     def __init__(self, backend: Backend, care: Care) -> None:
+        self.key = backend.name, care
         self.name, self.caps, self.endpoints = backend.name, care.caps, backend.endpoints
         self.health = None if care.outlier is None else Health(care.outlier)
         self.pools: list[Counted] = []
@@ -146,7 +147,6 @@ class Guards(Collector):
 
     _made: dict[tuple[str, Care], Guard] = field(default_factory=dict)
     _known: dict[int, tuple[Backend, Guard]] = field(default_factory=dict)  # by id, for speed
-    _stale: set[tuple[str, Care]] = field(default_factory=set)  # not asked for since the table was taken up
 
     def of(self, backend: Backend) -> Guard:
         """A backend's, which has a ``care``."""
@@ -155,7 +155,6 @@ class Guards(Collector):
             return known[1]
         assert backend.care is not None
         key = backend.name, backend.care
-        self._stale.discard(key)
         guard = self._made.get(key)
         if guard is None:
             guard = self._made[key] = Guard(backend, backend.care)
@@ -169,17 +168,24 @@ class Guards(Collector):
         guard = None if backend.care is None else self._made.get((backend.name, backend.care))
         return () if guard is None or guard.health is None else guard.health.out
 
-    def forget(self, pools: Collection[Counted]) -> None:
-        """A new table was taken up: only these pools are left, and guards that the table before did not need go."""
+    def keep(self, pools: Collection[Counted]) -> None:
+        """Only these are, and backends are asked for anew."""
+        self._known.clear()
         for guard in self._made.values():
             guard.pools = [pool for pool in guard.pools if pool in pools]
-        for key in self._stale:
-            guard = self._made[key]
-            if not guard.connections:
+
+    def follow(self, backends: Iterable[Backend]) -> None:
+        """A table was taken up: guards of other backends go."""
+        kept: dict[tuple[str, Care], Guard] = {}
+        for backend in backends if self._made else ():
+            guard = self._made.get((backend.name, backend.care)) if backend.care is not None else None
+            if guard is not None:
+                guard.follow(backend)
+                kept[guard.key] = guard
+        for key, guard in self._made.items():
+            if key not in kept:
                 guard.stop()
-                del self._made[key]
-        self._known.clear()
-        self._stale = set(self._made)
+        self._made = kept
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
+from typing import TypeVar
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.core.http.filters import Pairs
+from tproxy.core.http.operators import Format, parse
 from tproxy.core.http.routes import Kind, Text
 from tproxy.gateway.regex import compile_regex
 
+T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,4096}")  # RFC 9110, 5.5: no control characters
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:h|ms|m|us|ns|s))+")
@@ -67,17 +70,12 @@ def header_value(text: object) -> str:
     return text.strip(" \t").encode().decode("latin-1")
 
 
-def literal(text: object) -> str:
-    """A value that Envoy would format: its ``%REQ(x)%`` is an error here, since it would arrive as it stands."""
-    value = header_value(text)
-    if "%" in value.replace("%%", ""):
-        raise ValueError(
-            "holds a command operator (%...%), which is not supported by this gateway; %% is a percent sign"
-        )
-    return value.replace("%%", "%")
+def formatted(text: object) -> str | Format:
+    """A value that may have Envoy's command operators."""
+    return parse(header_value(text), socket.gethostname())
 
 
-def pairs(fields: Fields, key: str, value: Callable[[object], str]) -> Pairs:
+def pairs(fields: Fields, key: str, value: Callable[[object], T]) -> tuple[tuple[str, T], ...]:
     """A mapping of headers."""
     named = fields.inner(key)
     try:

@@ -67,10 +67,13 @@ def plain_listener(host: str, port: int) -> socket.socket:
     return sock
 
 
-def front_listener(host: str, port: int, backlog: int = 4096, shared: bool = False) -> socket.socket:
+def front_listener(
+    host: str, port: int, backlog: int = 4096, shared: bool = False, probe: bool = False
+) -> socket.socket:
     """A gateway's listening socket; without a host all addresses, IPv4 and IPv6 at once. No capability is needed.
 
-    ``shared``: other processes of this user listen there, too, and the kernel shares connections out.
+    ``shared``: other processes of this user listen there, too, and the kernel shares connections out. ``probe``: it
+    is only to be seen whether the port can be had: nobody is to be accepted by a socket that goes again.
     """
     host = host or any_host()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -83,7 +86,8 @@ def front_listener(host: str, port: int, backlog: int = 4096, shared: bool = Fal
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         _tune(sock, 0)
         sock.bind((host, port))
-        sock.listen(backlog)
+        if not probe:
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         advice = (

@@ -5,6 +5,7 @@ A limit is for all endpoints of a backend together, as Envoy's circuit breakers 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tproxy.core.balance.outlier import Outlier
@@ -43,6 +44,18 @@ class Care:
 
     caps: Caps = NO_CAPS
     outlier: Outlier | None = None
+
+    def words(self) -> Iterator[str]:
+        """For people."""
+        named = {
+            "maxConnections": self.caps.connections,
+            "http1MaxPendingRequests": self.caps.pending,
+            "http2MaxRequests": self.caps.requests,
+            "maxRetries": self.caps.retries,
+        }
+        yield from (f"{name} {value}" for name, value in named.items() if value)
+        if self.outlier is not None:
+            yield f"left out for {self.outlier.base:g} s and more after {self.outlier}"
 
 
 NO_CARE = Care()

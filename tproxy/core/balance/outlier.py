@@ -31,6 +31,10 @@ class Outlier:
     most: int = 10  # that may be out at once
     least: int = 0  # that must be in: with fewer all are asked, those that are out, too
 
+    def __str__(self) -> str:
+        named = ((self.errors, "5xx"), (self.gateway, "gateway errors"), (self.local, "failures to connect or in time"))
+        return " or ".join(f"{count} {what} in a row" for count, what in named if count) or "nothing"
+
 
 @dataclass(frozen=True, slots=True)
 class Ejected:

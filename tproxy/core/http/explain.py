@@ -69,6 +69,8 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
         yield f"endpoint by {forward.rule.session}"
     elif forward.backend.affinity is not None:
         yield f"endpoint by {forward.backend.affinity}"
+    if forward.backend.care is not None:
+        yield from (f"endpoints: {words}" for words in forward.backend.care.words())
     had = set(asked.headers)
     kept = {name for name, _ in head.headers}
     yield from (f"header {name}: {value}" for name, value in head.headers if (name, value) not in had)
@@ -79,6 +81,9 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
     for change in (respond.first.response, respond.second.response):
         yield from (f"response header {name}: {value} (set)" for name, value in change.set)
         yield from (f"response header {name}: {value} (added)" for name, value in change.add)
+        yield from (
+            f"response header {name}: {form} ({'added' if adds else 'set'})" for name, form, adds in change.formats
+        )
         yield from (f"response without header {name}" for name in change.remove)
     yield from (f"response header {name}: {value}" for name, value in respond.cors)
 

@@ -1,7 +1,6 @@
 """What is done with a request: answered at once, or sent to a backend, changed how, and what becomes of its reply.
 
-PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`` unix time; each is asked only when
-needed.
+PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`` unix seconds; asked only when needed.
 
     match plan(table, head, client, draw, new_id):
         case Answer(reply, body): ...
@@ -11,7 +10,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tproxy.core.balance.affinity import Bond
 from tproxy.core.balance.session import Session, Tie, cookie_path
@@ -20,8 +19,9 @@ from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
 from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
 from tproxy.core.http.forwarded import Client, Respond
-from tproxy.core.http.head import Head
+from tproxy.core.http.head import Head, Headers
 from tproxy.core.http.local import Answer, is_grpc, local
+from tproxy.core.http.operators import Moment
 from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
 from tproxy.core.http.redirect import location
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
@@ -30,10 +30,6 @@ from tproxy.core.routes import Backend
 Draw = Callable[[], float]
 _PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM = b"no healthy upstream"
-
-
-def _timeless() -> float:
-    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +48,7 @@ class Forward:
 
 
 def plan(
-    table: HttpTable,
-    head: Head,
-    client: Client,
-    draw: Draw,
-    new_id: Callable[[], str],
-    clock: Callable[[], float] = _timeless,
+    table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str], clock: Draw = float
 ) -> Answer | Forward:
     """The one decision for a request."""
     path, mark, query = head.target.partition("?")
@@ -92,14 +83,12 @@ def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Fa
     owner = owners.find(facts.host)
     if owner is None or owner[1] == table.server:
         return None
-    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
-    return local(head, table.flavour, 421, why=why)
+    return local(head, table.flavour, 421, why=f"{facts.host} is {owner[1]}'s; the connection is of {table.server}")
 
 
 def _unmatched(facts: Facts, host: str) -> str:
-    if not host:
-        return f"no route is for host {facts.host!r}"
-    return f"no rule of {host} holds for {facts.method} {facts.path}"
+    held = f"no rule of {host} holds for {facts.method} {facts.path}"
+    return held if host else f"no route is for host {facts.host!r}"
 
 
 @dataclass(slots=True)
@@ -112,7 +101,7 @@ class _Request:
     facts: Facts
     target: str  # with the normal path
     draw: Draw
-    clock: Callable[[], float]
+    clock: Draw
     added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
@@ -132,7 +121,7 @@ class _Request:
         if filters.redirect is not None:
             return self._redirected(entry, filters)
         if rule.direct is not None:
-            made, headers = rule.direct, filters.response.applied([])
+            made, headers = rule.direct, self._told(filters, [], rule, rule.direct.status)
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
         if rule.session is not None:
             return self._in_session(entry, rule.session, delay)
@@ -172,8 +161,21 @@ class _Request:
     def _redirected(self, entry: Entry, filters: Filters) -> Answer:
         assert filters.redirect is not None
         to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
-        headers = filters.response.applied([("location", to)])
+        headers = self._told(filters, [("location", to)], entry.rule, filters.redirect.status)
         return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+
+    def _told(self, filters: Filters, headers: Headers, rule: Rule, status: int) -> Headers:
+        """The headers of an answer of ours."""
+        if not filters.response.formats:
+            return filters.response.applied(headers)
+        head = self._as_seen(self.facts.forwarded)
+        moment = Moment(head, self.client, self.clock(), "", rule.name, None, status, headers)
+        return filters.response.applied(headers, moment)
+
+    def _as_seen(self, headers: Headers) -> Head:
+        """The request before its rule rewrites it."""
+        head = self.head
+        return Head(head.method, self.client.scheme, head.authority, self.target, headers, head.version)
 
     def _answered(
         self,
@@ -213,7 +215,7 @@ class _Request:
         filters = rule.filters
         if own.redirect is not None:
             return self._redirected(entry, own)
-        head = self._written(entry, own)
+        head = self._written(entry, own, backend.name)
         mirrors: tuple[tuple[Backend, Head], ...] = ()
         if filters.mirrors or own.mirrors:
             mirrors = tuple(
@@ -224,20 +226,25 @@ class _Request:
         respond = _PLAIN[self.table.flavour]
         if self.added or own.response or filters.response:
             respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+            if own.response.formats or filters.response.formats:
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
         if bond is None and backend.affinity is not None:
             bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
             return Forward(rule, backend, head, respond, Timeouts(), None, mirrors, delay, bond)
         return Forward(rule, backend, head, respond, rule.timeouts, rule.retry, mirrors, 0.0, bond)
 
-    def _written(self, entry: Entry, own: Filters) -> Head:
+    def _written(self, entry: Entry, own: Filters, backend: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
         rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
-                if filters.request:
+                if filters.request.formats:
+                    moment = Moment(self._as_seen(headers), self.client, self.clock(), backend, rule.name)
+                    headers = filters.request.applied(headers, moment)
+                elif filters.request:
                     headers = filters.request.applied(headers)
             rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
             for rewrite in filter(None, reversed(rewrites)):

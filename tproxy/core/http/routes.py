@@ -130,6 +130,13 @@ class Match:
             return False
         return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
 
+    def __str__(self) -> str:
+        single = (("path", self.path), ("method", self.method), ("scheme", self.scheme), ("authority", self.authority))
+        named = (("header ", self.headers), ("query ", self.query), ("not header ", self.without))
+        said = [f"{what} {text}" for what, text in single if text is not None]
+        said += [f"{what}{name} {text}" for what, pairs in named for name, text in pairs]
+        return ", ".join(said)
+
     @property
     def is_catch_all(self) -> bool:
         """Whether it holds for every request, as far as Istio's order cares."""

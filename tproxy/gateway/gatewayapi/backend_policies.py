@@ -78,7 +78,12 @@ class Policies:
 
     def _add(self, thing: Object, world: World, findings: Findings) -> None:
         spec, policy = thing.fields("spec"), Policy(thing, Conditions(thing.generation))
-        targets = [_target(thing, each) for each in spec.each("targetRefs")]
+        targets = []
+        for each in spec.each("targetRefs"):
+            try:
+                targets.append(_target(thing, each))
+            except ConfigError as error:  # for the others it counts
+                findings.error(error)
         try:
             _read(policy, spec.inner("validation"), world)
         except ConfigError as error:

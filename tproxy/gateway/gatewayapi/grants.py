@@ -77,6 +77,10 @@ class World:
             for where, sources, targets in self.grants
         )
 
+    def refused(self, kind: str, namespace: str, to: Ref) -> str:
+        """What is missing where ``permits`` says no."""
+        return f"no ReferenceGrant permits {to}: none in {to.namespace} is from {kind} of {namespace} to {to.kind}"
+
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""
         return {"kubernetes.io/metadata.name": namespace, **self.namespaces.get(namespace, {})}

@@ -170,7 +170,7 @@ def _tls(
         conditions.set("ResolvedRefs", False, "InvalidCertificateRef", "there is no certificateRef")
     for ref in refs:
         if not world.permits(GROUP, thing.kind, thing.namespace, ref):
-            conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
+            conditions.set("ResolvedRefs", False, "RefNotPermitted", world.refused(thing.kind, thing.namespace, ref))
         elif fault := world.certificate_fault(ref):
             conditions.set("ResolvedRefs", False, "InvalidCertificateRef", fault)
     if clients is not None and clients.faults:

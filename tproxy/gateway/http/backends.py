@@ -29,6 +29,7 @@ from tproxy.proxy.side import reach
 log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str, Guard | None]
 H2_LIMITS = H2Limits()
+POOLS = 4096  # those without a connection go when there are so many: clients may choose the hosts
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Backends:
     limits: Limits
     guards: Guards
     _pools: dict[Key, Pool] = field(default_factory=dict)
+    _most: int = POOLS
     _known: dict[int, tuple[Backend, dict[tuple[Endpoint, str], Pool]]] = field(
         default_factory=dict
     )  # by id, for speed
@@ -52,6 +54,10 @@ class Backends:
             known = self._known[id(backend)] = (backend, {})
         pool = known[1].get((endpoint, host))
         if pool is None:
+            if host and len(self._pools) >= self._most:
+                self.forget()
+                self._most = max(POOLS, 2 * len(self._pools))
+                known = self._known[id(backend)] = (backend, {})
             pool = known[1][endpoint, host] = self._shared(backend, endpoint, host)
         return pool
 
@@ -73,7 +79,7 @@ class Backends:
         """A new table was taken up: pools that nobody asks for any more go when their connections have."""
         self._known.clear()
         self._pools = {key: pool for key, pool in self._pools.items() if pool.open}
-        self.guards.forget({pool for pool in self._pools.values() if isinstance(pool, GuardedPool)})
+        self.guards.keep({pool for pool in self._pools.values() if isinstance(pool, GuardedPool)})
 
     def close(self) -> None:
         """Stopping: nothing new on what is open."""

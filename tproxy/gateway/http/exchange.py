@@ -139,7 +139,7 @@ class Exchange:
         client = attempt.pool.take(attempt, fresh)
         if client is not None:
             attempt.connected(client)
-        elif self._attempt is attempt and not self._ended:
+        elif not attempt.over and not self._ended:
             self._waiting = True
             self._down.hold(True)
 
@@ -210,7 +210,7 @@ class Exchange:
         done.status = reply.status
         if self._plan.bond is not None and done.endpoint is not None:
             reply.headers.extend(self._plan.bond.told(done.endpoint))
-        self._down.head(self._plan.respond(reply, done.service_time), end)
+        self._down.head(self._plan.respond(reply, done.service_time, done.endpoint), end)
         if self._plan.head.upgrade and reply.status != 101:
             self._ended = True
         if end:

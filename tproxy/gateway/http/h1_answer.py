@@ -39,6 +39,11 @@ class ServerStream:
         self.begun = self.raw = self.read_end = self.write_end = self.upgrading = False
         self._chunked, self._left = False, -1  # bytes that the head promised, -1: not said
 
+    @property
+    def current(self) -> bool:
+        """Whether the connection has not gone on without it."""
+        return self._conn.stream is self
+
     def head(self, head: Head | Reply, end: bool) -> None:
         """The response begins, or an interim one passes."""
         conn = self._conn

@@ -80,7 +80,7 @@ class H1Server(asyncio.Protocol):
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.stop(self.timer)
+        self.wheel.end(self.timer)
         self.over = self.over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -160,9 +160,9 @@ class H1Server(asyncio.Protocol):
         stream.read_end = not request.length and not stream.upgrading
         self._watch()
         sink = self.accept(stream, head, stream.read_end)
-        if self.stream is stream:
+        if stream.current:
             stream.sink = sink
-        if request.expects and self.stream is stream and not stream.begun:
+        if request.expects and stream.current and not stream.begun:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, body: Body) -> None:

@@ -70,8 +70,8 @@ class Connection(Sending):
             self._parse(data)
         except Fault as fault:
             self.fail(fault.code, fault.why)
-        except TooLargeError as error:
-            self.fail(Code.ENHANCE_YOUR_CALM, str(error))
+        except TooLargeError as large:
+            self.fail(Code.ENHANCE_YOUR_CALM, str(large))
         except HpackError as error:
             self.fail(Code.COMPRESSION_ERROR, str(error))
 

@@ -51,6 +51,7 @@ class Policy:
     proxy: ProxyProtocol = ProxyProtocol.NONE
     common: Settings = Settings()
     ports: Mapping[int, Settings] = field(default_factory=dict)
+    fault: str = ""  # why nobody may be spoken to under it
 
     def applied(self, backend: Backend, host: str, port: int | None, weights: tuple[int, ...]) -> Backend:
         """The backend, a port of the host, as it is spoken to; weights are those of its endpoints, if they have any."""
@@ -81,13 +82,35 @@ def policy_of(policies: Policies, host: str, subset: str) -> Policy | None:
 def policies(things: Iterable[Object], findings: Findings, vault: Vault) -> Policies:
     """All DestinationRules; of two for one host the first counts."""
     found: Policies = {}
+    unread: list[Object] = []
     for thing in things:
         try:
             for key, policy in _policies(thing, findings, vault).items():
                 found.setdefault(key, policy)
         except ConfigError as error:
             findings.error(error)
+            unread.append(thing)
+    for thing in unread:
+        _close(thing, found)
     return found
+
+
+def _close(thing: Object, found: Policies) -> None:
+    """A host of TLS is not spoken to in plaintext because its rule cannot be read."""
+    spec = thing.body.get("spec")
+    host = spec.get("host") if isinstance(spec, Mapping) else None
+    if isinstance(host, str) and _asks_for_tls(spec):
+        fault = f"{thing} asks for TLS and cannot be read"
+        found.setdefault(
+            (full_host(host.lower(), thing.namespace), ""),
+            Policy(common=Settings(BackendTls("SIMPLE", fault=fault)), fault=fault),
+        )
+
+
+def _asks_for_tls(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return "tls" in value or any(map(_asks_for_tls, value.values()))
+    return isinstance(value, list) and any(map(_asks_for_tls, value))
 
 
 def _policies(thing: Object, findings: Findings, vault: Vault) -> Policies:

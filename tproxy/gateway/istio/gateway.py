@@ -52,6 +52,7 @@ class Server:
     tls: ServerTls | None
     acme: Route | None
     redirects: bool = False  # plaintext requests, to https
+    auto: bool = False  # AUTO_PASSTHROUGH: SNI says which Service
 
     @property
     def name(self) -> str:
@@ -103,8 +104,9 @@ def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings
     bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
     tls = _tls(thing, entry, family, findings, vault)
     redirects = family is Family.HTTP and entry.inner("tls").flag("httpsRedirect", False)
+    auto = family is Family.TLS and entry.inner("tls").text("mode") == "AUTO_PASSTHROUGH"
     entry.finish()
-    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme, redirects)
+    return Server(thing, entry.path, number, port_name, protocol, family, bind, hosts, tls, acme, redirects, auto)
 
 
 def _tls(thing: Object, entry: Fields, family: Family, findings: Findings, vault: Vault) -> ServerTls | None:

@@ -9,7 +9,7 @@ from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
 from tproxy.core.hostnames import covers, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
-from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.findings import Findings, ignore, refuse, then
 from tproxy.gateway.istio import http as istio_http
 from tproxy.gateway.istio.destinations import Policies, parse_host, policy_of
 from tproxy.gateway.istio.http import HttpRule
@@ -138,8 +138,12 @@ class _Reader:
         endpoints, fault = self._registry.find(host, port, labels)
         if policy is None:
             endpoints, fault = (), f"no DestinationRule has the subset {subset!r}"
+        elif policy.fault:
+            endpoints, fault = (), policy.fault
         if fault:
-            self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
+            self._findings.warn(
+                self._thing, target.name("host"), then(f"{host}: {fault}", "connections to it are refused")
+            )
         number_of = port or self._registry.only_port(host)
         name = "|".join(("outbound", str(number_of or ""), subset, host))  # Envoy's name for it, which people grep
         http2 = self._registry.http2(host, port)

@@ -1,0 +1,108 @@
+"""In a cluster an object that cannot be read is left out: what it would have closed or encrypted stays closed."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from tests.gateway import self_signed
+from tproxy.core.http.routes import HttpTable
+from tproxy.core.routes import Backend, HttpListener
+from tproxy.gateway.compile import Loaded, compile_table
+from tproxy.gateway.gatewayapi.conditions import CONTROLLER
+from tproxy.gateway.objects import from_document
+from tproxy.gateway.site import Site
+
+ISTIO, API = "networking.istio.io/v1", "gateway.networking.k8s.io/v1"
+
+
+def thing(version: str, kind: str, name: str, spec: Any, namespace: str = "shop", **more: Any) -> dict[str, Any]:
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec, **more}
+
+
+SERVICE = thing("v1", "Service", "web", {"ports": [{"name": "http", "port": 80}], "clusterIP": "10.0.0.1"})
+SERVERS = [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]
+GATEWAY = thing(ISTIO, "Gateway", "gw", {"servers": SERVERS})
+TO_WEB = [{"route": [{"destination": {"host": "web", "port": {"number": 80}}}]}]
+VIRTUAL = thing(ISTIO, "VirtualService", "web", {"hosts": ["*"], "gateways": ["gw"], "http": TO_WEB})
+CLASS = {**thing(API, "GatewayClass", "tproxy", {"controllerName": CONTROLLER}, "")}
+LISTENERS = [{"name": "http", "port": 80, "protocol": "HTTP"}]
+API_GATEWAY = thing(API, "Gateway", "gw", {"gatewayClassName": "tproxy", "listeners": LISTENERS})
+ROUTE = thing(
+    API, "HTTPRoute", "web", {"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}
+)
+SITE = Site(controllers=frozenset({CONTROLLER}))
+
+
+def load(*documents: dict[str, Any], site: Site = SITE) -> Loaded:
+    return compile_table([from_document(one, f"{one['kind']}.yaml") for one in documents], (), {}, site)
+
+
+def backend(loaded: Loaded) -> Backend:
+    listener = loaded.table.listeners["", 80]
+    assert isinstance(listener, HttpListener) and isinstance(listener.table, HttpTable)
+    (entry,) = next(entries for _, entries in listener.table.hosts.items() if entries)
+    return entry.rule.backends[0]
+
+
+def rule(name: str, **spec: Any) -> dict[str, Any]:
+    return thing(ISTIO, "DestinationRule", name, {"host": "web", **spec})
+
+
+UNREADABLE = {"trafficPolicy": {"tls": {"mode": "SIMPLE"}, "tunnel": {"protocol": "CONNECT"}}}
+
+
+def test_a_destination_rule_of_tls_that_cannot_be_read_turns_nothing_to_plaintext() -> None:
+    assert backend(load(SERVICE, GATEWAY, VIRTUAL)).fault == ""
+    loaded = load(SERVICE, GATEWAY, VIRTUAL, rule("web", **UNREADABLE))
+    assert loaded.errors and backend(loaded).fault == "DestinationRule shop/web asks for TLS and cannot be read"
+
+
+def test_another_that_can_be_read_counts_in_its_place() -> None:
+    good = rule("zz", trafficPolicy={"tls": {"mode": "SIMPLE", "sni": "web.test"}})
+    made = backend(load(SERVICE, GATEWAY, VIRTUAL, rule("web", **UNREADABLE), good))
+    assert made.fault == "" and made.tls is not None and made.tls.sni == "web.test"
+
+
+def test_one_that_asks_for_no_tls_takes_nothing_with_it() -> None:
+    loaded = load(SERVICE, GATEWAY, VIRTUAL, rule("web", workloadSelector={"matchLabels": {"app": "x"}}))
+    assert loaded.errors and backend(loaded).fault == ""
+
+
+def policy(*targets: dict[str, str]) -> dict[str, Any]:
+    validation = {"hostname": "web.test", "wellKnownCACertificates": "System"}
+    return thing(API, "BackendTLSPolicy", "web", {"targetRefs": list(targets), "validation": validation})
+
+
+def test_a_backend_tls_policy_counts_for_its_services_whatever_else_it_is_for() -> None:
+    web = {"group": "", "kind": "Service", "name": "web"}
+    other = {"group": "multicluster.x-k8s.io", "kind": "ServiceImport", "name": "web"}
+    for targets in ((web, other), (other, web)):
+        loaded = load(CLASS, API_GATEWAY, SERVICE, ROUTE, policy(*targets))
+        made = backend(loaded)
+        assert made.tls is not None and made.tls.sni == "web.test"
+        assert any("only Services of its own namespace can be meant" in finding.text for finding in loaded.findings)
+
+
+@pytest.mark.parametrize("spec", ["text", {"controllerName": 7}, {"controllerName": ["x"]}, []])
+def test_a_gateway_class_that_cannot_be_read_takes_only_its_own_gateways(spec: object) -> None:
+    broken = {**CLASS, "metadata": {"name": "broken"}, "spec": spec}
+    loaded = load(broken, CLASS, API_GATEWAY, SERVICE, ROUTE)
+    assert backend(loaded).name == "shop/web:80"
+    assert [finding.text for finding in loaded.errors if "GatewayClass.yaml" in finding.text]
+
+
+@pytest.mark.parametrize("field", ["serverCertificate", "privateKey", "caCertificates"])
+def test_a_key_in_base64_in_the_place_of_a_file_is_not_repeated(field: str) -> None:
+    _, key = self_signed("web.test")
+    text = base64.b64encode(key).decode()
+    files = {"serverCertificate": "/none", "privateKey": "/none", "caCertificates": "/none", field: text}
+    tls = {"mode": "MUTUAL", **files}
+    servers = [{"port": {"number": 443, "name": "tls", "protocol": "HTTPS"}, "hosts": ["*"], "tls": tls}]
+    loaded = load(thing(ISTIO, "Gateway", "gw", {"servers": servers}), rule("web", trafficPolicy={"tls": tls}))
+    said = "\n".join(finding.text for finding in loaded.findings)
+    assert "a private key does not belong here" in said
+    assert not any(text[at : at + 24] in said for at in range(0, len(text) - 24, 8))
