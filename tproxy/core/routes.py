@@ -19,6 +19,7 @@ from typing import TypeAlias
 from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
 from tproxy.core.balance.affinity import Affinity
+from tproxy.core.balance.limits import Care
 from tproxy.core.decide import MESH_ALPNS, First, Gone, Silence
 from tproxy.core.hello import Hello, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
@@ -85,6 +86,7 @@ class Backend:
     http2: bool = False  # it speaks HTTP/2, also without TLS
     balance: Balance = Balance.LEAST_REQUEST
     affinity: Affinity | None = None  # goes before balance, for requests that have its key
+    care: Care | None = None  # what is bounded and watched, if anything is
 
 
 @dataclass(frozen=True, slots=True)
