@@ -19,7 +19,7 @@ from typing import TypeAlias
 from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, Filters
 from tproxy.core.http.routes import HttpTable
@@ -199,9 +199,9 @@ def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | D
     match first:
         case Hello(sni=name, alpn=alpn):
             return (_challenge(listener, name) if alpn == _ACME else None) or by_sni(listener, name)
-        case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
         case NotTls(why):
+            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
+        case Malformed(why):
             return Deny(Reason.HELLO_MALFORMED, why)
         case Silence(seconds):
             return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s")
