@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tproxy.world import apps
-from tproxy.world.pods import Pod, World
+from tproxy.world.pods import Pod, World, sweep
 from tproxy.world.sidecars import Authority, Sidecar
 
 DOMAIN = "test.local"
@@ -22,6 +22,12 @@ SERVER = {
     },
     "limits": LIMITS,
 }
+
+
+def pytest_sessionstart() -> None:
+    """What tests left that were killed: namespaces, processes, control groups, directories."""
+    if os.geteuid() == 0:
+        sweep()
 
 
 @pytest.fixture(scope="module")
