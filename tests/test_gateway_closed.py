@@ -11,6 +11,7 @@ from tests.gateway import self_signed
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import Backend, HttpListener
 from tproxy.gateway.compile import Loaded, compile_table
+from tproxy.gateway.envoy.dump import config_dump
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER
 from tproxy.gateway.objects import from_document
 from tproxy.gateway.site import Site
@@ -93,6 +94,20 @@ def test_a_gateway_class_that_cannot_be_read_takes_only_its_own_gateways(spec: o
     loaded = load(broken, CLASS, API_GATEWAY, SERVICE, ROUTE)
     assert backend(loaded).name == "shop/web:80"
     assert [finding.text for finding in loaded.errors if "GatewayClass.yaml" in finding.text]
+
+
+def test_a_key_that_stands_beside_its_certificate_is_never_dumped() -> None:
+    """``cat cert key > tls.crt``, as many servers want it."""
+    chain, key = self_signed("web.test")
+    data = {name: base64.b64encode(text).decode() for name, text in (("tls.crt", chain + key), ("tls.key", key))}
+    tls = {"mode": "SIMPLE", "credentialName": "pair"}
+    servers = [{"port": {"number": 443, "name": "tls", "protocol": "HTTPS"}, "hosts": ["web.test"], "tls": tls}]
+    secret = thing("v1", "Secret", "pair", None, "istio-system", data=data)
+    loaded = load(secret, thing(ISTIO, "Gateway", "gw", {"servers": servers}))
+    (kept,) = loaded.material.values()
+    assert kept.leaf is not None and kept.pair.chain == chain and kept.pair.key == key
+    dump = repr(config_dump(loaded.table, {kept.name: kept.pair.chain}, "", "1"))
+    assert base64.b64encode(chain).decode() in dump and base64.b64encode(chain + key).decode() not in dump
 
 
 @pytest.mark.parametrize("field", ["serverCertificate", "privateKey", "caCertificates"])
