@@ -127,6 +127,12 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Folde
             "warning: a.yaml:1: apiVersion: Gateway istio-system/edge: is not read from the group core, but from "
             "gateway.networking.k8s.io and networking.istio.io; did you mean 'networking.istio.io'?",
         ),
+        (
+            "protocol: HTTPS",
+            "protocol: TLS",
+            "warning: a.yaml:6: spec.servers[0]: Gateway istio-system/edge: no VirtualService tcp route is bound to "
+            "port 443 and its hosts; tls routes are for PASSTHROUGH",
+        ),
         ("    hosts: ", "\thosts: ", "error: a.yaml:7: is not YAML: found character that cannot start any token"),
         (
             "hosts: [shop.example.com]\n    tls",
