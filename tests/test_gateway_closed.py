@@ -96,6 +96,12 @@ def test_a_gateway_class_that_cannot_be_read_takes_only_its_own_gateways(spec: o
     assert [finding.text for finding in loaded.errors if "GatewayClass.yaml" in finding.text]
 
 
+@pytest.mark.parametrize("bind", [["10.0.0.1"], 1.5, {}, True])
+def test_an_address_that_is_no_text_is_an_error_and_no_defect(bind: object) -> None:
+    loaded = load(thing(ISTIO, "Gateway", "gw", {"servers": [{**SERVERS[0], "bind": bind}]}))
+    assert [finding.text for finding in loaded.errors if "spec.servers[0].bind" in finding.text]
+
+
 def test_a_key_that_stands_beside_its_certificate_is_never_dumped() -> None:
     """``cat cert key > tls.crt``, as many servers want it."""
     chain, key = self_signed("web.test")
