@@ -96,6 +96,52 @@ def test_a_gateway_class_that_cannot_be_read_takes_only_its_own_gateways(spec: o
     assert [finding.text for finding in loaded.errors if "GatewayClass.yaml" in finding.text]
 
 
+def admitted(namespaces: dict[str, Any]) -> tuple[Loaded, bool]:
+    """Whether a route of another namespace attaches where these are allowed."""
+    listener = {**LISTENERS[0], "allowedRoutes": {"namespaces": namespaces}}
+    gateway = thing(API, "Gateway", "gw", {"gatewayClassName": "tproxy", "listeners": [listener]}, "infra")
+    parents = [{"name": "gw", "namespace": "infra"}]
+    loaded = load(CLASS, gateway, SERVICE, {**ROUTE, "spec": {**ROUTE["spec"], "parentRefs": parents}})
+    found = loaded.table.listeners.get(("", 80))
+    return loaded, isinstance(found, HttpListener) and any(entries for _, entries in found.table.hosts.items())
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "expected"),
+    [
+        ({"from": "All"}, True),
+        ({"from": "Selector", "selector": {}}, True),  # metav1.LabelSelector: an empty one is everybody's
+        ({"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}, True),
+        ({"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "other"}}}, False),
+        ({"from": "Selector"}, False),  # none is nobody's
+        ({"from": "Selector", "selector": None}, False),
+    ],
+)
+def test_a_missing_selector_selects_nobody(namespaces: dict[str, Any], expected: bool) -> None:
+    assert admitted(namespaces)[1] is expected
+
+
+@pytest.mark.parametrize(
+    ("selector", "near"),
+    [
+        ({"matchLabel": {"a": "b"}}, "matchLabels"),
+        ({"matchExpressions": [{"key": "a", "operator": "Exists", "value": ["b"]}]}, "values"),
+    ],
+)
+def test_a_misspelt_selector_selects_nobody(selector: dict[str, Any], near: str) -> None:
+    loaded, attached = admitted({"from": "Selector", "selector": selector})
+    assert not attached and any(f"did you mean {near!r}?" in finding.text for finding in loaded.errors)
+
+
+@pytest.mark.parametrize("selector", [None, {"matchLabel": {"a": "b"}}])
+def test_nor_does_it_for_listener_sets(selector: object) -> None:
+    allowed = {"namespaces": {"from": "Selector", **({"selector": selector} if selector else {})}}
+    spec = {"gatewayClassName": "tproxy", "listeners": LISTENERS, "allowedListeners": allowed}
+    more = {"parentRef": {"name": "gw", "namespace": "infra"}, "listeners": [{**LISTENERS[0], "port": 81}]}
+    loaded = load(CLASS, thing(API, "Gateway", "gw", spec, "infra"), thing(API, "ListenerSet", "more", more))
+    assert ("", 81) not in loaded.table.listeners
+
+
 @pytest.mark.parametrize("bind", [["10.0.0.1"], 1.5, {}, True])
 def test_an_address_that_is_no_text_is_an_error_and_no_defect(bind: object) -> None:
     loaded = load(thing(ISTIO, "Gateway", "gw", {"servers": [{**SERVERS[0], "bind": bind}]}))

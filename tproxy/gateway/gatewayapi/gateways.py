@@ -132,7 +132,7 @@ def _client(made: Served, backend: Fields, world: World) -> None:
         return
     thing, ref = made.thing, Ref.read(backend.inner("clientCertificateRef"), "Secret", made.thing.namespace)
     if not world.permits(GROUP, "Gateway", thing.namespace, ref):
-        made.conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
+        made.conditions.set("ResolvedRefs", False, "RefNotPermitted", world.refused("Gateway", thing.namespace, ref))
     elif fault := world.certificate_fault(ref):
         made.conditions.set("ResolvedRefs", False, "InvalidClientCertificateRef", fault)
     else:
@@ -162,7 +162,7 @@ def _admits(allowed: Fields, namespace: str, gateways: str, world: World) -> boo
         case "Same":
             return namespace == gateways
         case "Selector":
-            return selects(allowed.inner("selector"), world.labels(namespace))
+            return selects(allowed, world.labels(namespace))
         case _:
             return False
 
