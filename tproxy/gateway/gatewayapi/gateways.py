@@ -8,7 +8,7 @@ from typing import Any
 
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, spelt
 from tproxy.gateway.gatewayapi.conditions import Conditions
 from tproxy.gateway.gatewayapi.conflicts import conflicts, overlaps, settle
 from tproxy.gateway.gatewayapi.frontend import Frontend
@@ -73,6 +73,7 @@ class Served:
 def gateway(thing: Object, sets: list[Object], world: World, registry: Registry, site: Site) -> Served:
     """All of a Gateway but its routes; ``finish`` comes next. ConfigError for what its CRD's schema refuses."""
     spec, made = thing.fields("spec"), Served(thing, Conditions(thing.generation))
+    spelt(spec, "gatewayClassName", "listeners", "addresses", "infrastructure", "allowedListeners", "tls")
     _addresses(made, spec, site)
     if spec.inner("infrastructure").raw("parametersRef") is not None:
         made.conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
@@ -148,6 +149,7 @@ def _set(thing: Object, parent: Served, allowed: Fields, world: World, registry:
         made.conditions.set("Accepted", False, "ParentNotAccepted", f"{parent.thing} is not accepted")
     else:
         try:
+            spelt(thing.fields("spec"), "parentRef", "listeners")
             made.listeners = read(thing, parent.addresses, parent.frontend, world, registry)
             made.conditions.set("Accepted", True, "Accepted")
         except ConfigError as error:

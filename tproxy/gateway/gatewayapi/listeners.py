@@ -10,6 +10,7 @@ from tproxy.core.fields import Fields
 from tproxy.core.hostnames import ANY, parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
+from tproxy.gateway.findings import spelt
 from tproxy.gateway.gatewayapi.conditions import Conditions
 from tproxy.gateway.gatewayapi.frontend import Clients, Frontend
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
@@ -168,7 +169,10 @@ def _tls(
     tls, protocol = entry.inner("tls"), entry.text("protocol")
     mode = tls.choice("mode", "Terminate", ("Terminate", "Passthrough"))
     tls.raw("options")
-    refs = [Ref.read(each, "Secret", thing.namespace) for each in tls.each("certificateRefs")]
+    named = tls.each("certificateRefs")
+    for each in named:
+        spelt(each, "group", "kind", "namespace", "name")
+    refs = [Ref.read(each, "Secret", thing.namespace) for each in named]
     if tls.raw("frontendValidation") is not None:  # v1.1 to v1.3; it stands in the Gateway's tls now
         clients = Clients.read(thing, tls.inner("frontendValidation"), world)
     tls.finish()
