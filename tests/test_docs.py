@@ -118,7 +118,7 @@ def _anchors(page: Path) -> set[str]:
 def test_every_source_file_that_is_named_is_there(name: str) -> None:
     """By the end of its path: tables name files relative to their room."""
     there = {f"/{path.relative_to(HERE)}" for room in ROOMS for path in (HERE / room).rglob("*") if path.is_file()}
-    there |= {f"/{path.name}" for path in HERE.iterdir()}
+    there |= {f"/{path.name}" for path in HERE.iterdir() if path.is_file()}
     for named in set(re.findall(r"`([\w./-]+\.(?:pyx?|c|nft|proto|yaml))`", (HERE / name).read_text())):
         assert any(path.endswith(f"/{named}") for path in there), named
 

@@ -137,6 +137,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--metrics-port", type=port_or_none, metavar="PORT", default=15020, help="0: none (default: 15020)"
     )
     parser.add_argument(
+        "--stats-port",
+        type=int,
+        metavar="PORT",
+        default=15090,
+        help="metrics, too, as Envoy's; 0: none (default: 15090)",
+    )
+    parser.add_argument(
         "--admin-port",
         type=port_or_none,
         metavar="PORT",

@@ -163,6 +163,7 @@ class Following:
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
             taken=taken,
+            bundles=self._cluster.bundles,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
-from tproxy.cli.gateway_dump import Dump, admin_socket
+from tproxy.cli.gateway_dump import Dump, admin_socket, pages_of, stats_socket
 from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
@@ -182,12 +182,18 @@ def _pages(
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
-    dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+    dump = Dump(
+        lambda: gate.table,
+        lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()},
+        pages_of(args),
+    )
     if ties is not None:
         return [(ties.pages, {"/config_dump": dump.page, **told})]
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
         made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.stats_port and (sock := stats_socket(args.stats_port)) is not None:
+        made.append((sock, told))
     if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
         made.append((sock, {"/config_dump": dump.page, **told}))
     if args.ready_port:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _DIGITS = re.compile("[0-9]{1,10}")
+_WORD = 256  # characters of what may be a misspelt word: comparing takes longer the longer they are
 _SECRET = "PRIVATE KEY"  # RFC 7468: in the first line of every kind of PEM key
 _COMPARED = 500
 _BASE64 = "LS0tLS1CRUdJTi"  # how "-----BEGIN " begins, as Secrets have it
@@ -53,6 +54,8 @@ def _short(text: str, most: int) -> str:
 def nearest(word: str, valid: Iterable[str], cutoff: float = 0.4) -> str:
     """What was meant, perhaps; case does not matter, as Istio writes STRICT where we write strict. Of very many names
     none is proposed: comparing takes 10 us each."""
+    if len(word) > _WORD:
+        return ""
     names = {name.lower(): name for name in sorted(valid)}
     near = difflib.get_close_matches(word.lower(), names, 1, cutoff) if len(names) <= _COMPARED else ()
     return f"; did you mean {names[near[0]]!r}?" if near else ""

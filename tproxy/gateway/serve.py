@@ -138,6 +138,7 @@ class _Served:
             return self.trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
         finally:
             self.web.open.discard(conn)
+            del self.made  # each holds the other: its memory goes now, and not with a collection
         left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
         outcome = Outcome.CLOSED if left else Outcome.RESET
         return self.trace.moved(Moved(conn.received, conn.sent, outcome, "source"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tproxy.core.http.routes import HttpTable
@@ -18,7 +18,8 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
-from tproxy.gateway.envoy.listeners import listener, tables
+from tproxy.gateway.envoy import pages
+from tproxy.gateway.envoy.listeners import datagrams, listener, tables
 from tproxy.gateway.envoy.names import TYPE, cluster
 from tproxy.gateway.envoy.routes import route_configuration
 
@@ -26,28 +27,35 @@ Json = dict[str, Any]
 _HIDDEN = base64.b64encode(b"[redacted]").decode()  # as Envoy writes where a key would stand
 
 
-def config_dump(table: Table, chains: Mapping[str, bytes], taken: str, version: str) -> Json:
+def config_dump(
+    table: Table, chains: Mapping[str, bytes], taken: str, version: str, own_pages: Sequence[pages.Page] = ()
+) -> Json:
     """All of it. ``chains`` are certificates in PEM by Secret, ``taken`` is when (RFC 3339) the table was taken up."""
     own = {"version_info": version, "last_updated": taken}
+    fixed = {"last_updated": taken}
     served = sorted(table.listeners.items(), key=lambda item: item[0])
+    bound = [listener(bind, found) for bind, found in served]
+    bound += [datagrams(bind, table.datagrams[bind]) for bind in sorted(table.datagrams)]
     routes = dict(named for bind, found in served for named in _named(bind, found))
     return {
         "configs": [
             {
                 "@type": f"{TYPE}.admin.v3.ClustersConfigDump",
                 "version_info": version,
+                "static_clusters": [{**fixed, "cluster": pages.cluster(page)} for page in own_pages],
                 "dynamic_active_clusters": [{**own, "cluster": made} for made in _clusters(table)],
             },
             {
                 "@type": f"{TYPE}.admin.v3.ListenersConfigDump",
                 "version_info": version,
+                "static_listeners": [{**fixed, "listener": pages.listener(page)} for page in own_pages],
                 "dynamic_listeners": [
-                    {"name": made["name"], "active_state": {**own, "listener": made}}
-                    for made in (listener(bind, found) for bind, found in served)
+                    {"name": made["name"], "active_state": {**own, "listener": made}} for made in bound
                 ],
             },
             {
                 "@type": f"{TYPE}.admin.v3.RoutesConfigDump",
+                "static_route_configs": [{**fixed, "route_config": pages.routes(page)} for page in own_pages],
                 "dynamic_route_configs": [
                     {**own, "route_config": route_configuration(name, *found)} for name, found in routes.items()
                 ],
@@ -72,6 +80,9 @@ def _clusters(table: Table) -> Iterator[Json]:
     seen: dict[str, Backend] = {}
     for found in table.listeners.values():
         for backend in _backends(found):
+            seen.setdefault(cluster(backend), backend)
+    for port in table.datagrams.values():
+        for backend in port.route.backends if port.route else ():
             seen.setdefault(cluster(backend), backend)
     for name, backend in sorted(seen.items()):
         yield _cluster(name, backend)

@@ -18,7 +18,7 @@ from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi import gateways, http
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
-from tproxy.gateway.gatewayapi.features import SUPPORTED
+from tproxy.gateway.gatewayapi.features import SUPPORTED, unknown_bundles
 from tproxy.gateway.gatewayapi.gateways import Served
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
 from tproxy.gateway.gatewayapi.listeners import FAMILY, Listener
@@ -110,7 +110,11 @@ def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Fin
                 conditions.set("Accepted", True, "Accepted")
             else:
                 conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
-            conditions.set("SupportedVersion", True, "SupportedVersion")
+            if foreign := unknown_bundles(site.bundles):
+                conditions.set("SupportedVersion", False, "UnsupportedVersion", foreign)
+                findings.warn(thing, "", foreign)
+            else:
+                conditions.set("SupportedVersion", True, "SupportedVersion")
             features = [{"name": name} for name in SUPPORTED]
             statuses[str(thing)] = {"conditions": conditions.plain(), "supportedFeatures": features}
     return None if site.controllers is None else {thing.name for thing in things if str(thing) in statuses}
@@ -146,19 +150,16 @@ def _served(
 
 def _attach(thing: Object, reading: _Reading) -> None:
     references = References(thing, reading.world, reading.registry, reading.policies)
-    is_http = thing.kind in ("HTTPRoute", "GRPCRoute")
     entries: tuple[Entry, ...] = ()
+    dropped: tuple[ConfigError, ...] = ()
     route, refused = None, None
     try:
-        hostnames(thing)
-        if is_http:
-            entries = http.entries(thing, references)
-        else:
-            route = _only(thing, references)
+        entries, dropped, route = _read(thing, references)
     except ConfigError as error:
-        reading.findings.error(error)
         refused = error
-    found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    for fault in (refused, *dropped) if refused is not None else dropped:
+        reading.findings.error(fault)
+    found = parents(thing, reading.parents, reading.world, references.faults, refused, dropped)
     _sessions(thing, entries, reading)
     for parent in found:
         if refused is None:
@@ -204,6 +205,14 @@ def _meant(thing: Object, reading: _Reading) -> str:
     same = [title for title, name in there.items() if name == refs[0].name]
     meant = nearest(str(refs[0]), same, 0) or nearest(str(refs[0]), there, 0.7)
     return f": {', '.join(map(str, refs))}{meant}"
+
+
+def _read(thing: Object, references: References) -> tuple[tuple[Entry, ...], tuple[ConfigError, ...], Route | None]:
+    """Its rules of HTTP and those that are dropped, or its one route."""
+    hostnames(thing)
+    if thing.kind in ("HTTPRoute", "GRPCRoute"):
+        return *http.entries(thing, references), None
+    return (), (), _only(thing, references)
 
 
 def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:

@@ -109,9 +109,15 @@ def shown(backends: tuple[Backend, ...], client: str) -> tuple[Backend, ...]:
 
 
 def parents(
-    thing: Object, ours: Parents, world: World, faults: list[tuple[str, str]], refused: ConfigError | None
+    thing: Object,
+    ours: Parents,
+    world: World,
+    faults: list[tuple[str, str]],
+    refused: ConfigError | None,
+    dropped: tuple[ConfigError, ...] = (),
 ) -> list[Parent]:
-    """All parentRefs that are Gateways or ListenerSets of ours; a route that is refused attaches nowhere."""
+    """All parentRefs that are Gateways or ListenerSets of ours; a route that is refused attaches nowhere, and of one
+    with ``dropped`` rules the rest does."""
     spec = thing.fields("spec")
     found = []
     for entry in spec.each("parentRefs"):
@@ -121,7 +127,11 @@ def parents(
         if listeners is None:
             continue
         if refused is None:
-            found.append(_parent(thing, entry, hostnames(thing), listeners, world, faults))
+            made = _parent(thing, entry, hostnames(thing), listeners, world, faults)
+            if dropped and made.attached:
+                why = f"Dropped Rule: {'; '.join(map(str, dropped))}; what it matches is answered 500"
+                made.conditions.set("PartiallyInvalid", True, "UnsupportedValue", why)
+            found.append(made)
         else:
             conditions = Conditions(thing.generation)
             conditions.set("Accepted", False, "UnsupportedValue", str(refused))

@@ -80,7 +80,7 @@ class H1Server(asyncio.Protocol):
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.stop(self.timer)
+        self.wheel.end(self.timer)
         self.over = self.over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:
