@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 
 from tests.gateway import self_signed
+from tproxy.core.http.forwarded import Client
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import Backend, HttpListener
 from tproxy.gateway.compile import Loaded, compile_table
@@ -140,6 +144,33 @@ def test_nor_does_it_for_listener_sets(selector: object) -> None:
     more = {"parentRef": {"name": "gw", "namespace": "infra"}, "listeners": [{**LISTENERS[0], "port": 81}]}
     loaded = load(CLASS, thing(API, "Gateway", "gw", spec, "infra"), thing(API, "ListenerSet", "more", more))
     assert ("", 81) not in loaded.table.listeners
+
+
+def asked_for(loaded: Loaded, host: str) -> str:
+    listener = loaded.table.listeners["", 80]
+    assert isinstance(listener, HttpListener)
+    found = plan(listener.table, Head("GET", "http", host, "/", []), Client("192.0.2.1", "http", 80, ""), float, str)
+    return f"{found.reply.status}" if isinstance(found, Answer) else found.backend.name
+
+
+@pytest.mark.parametrize("first", ["open", "redirecting"])
+@pytest.mark.parametrize("host", ["shop.test", "*.test"])
+def test_who_redirects_to_https_does_so_whoever_else_serves_the_name(first: str, host: str) -> None:
+    """pilot/pkg/networking/core, buildGatewayHTTPRouteConfig: a host of both servers gets RequireTls."""
+    ages = {first: "2026-01-01T00:00:00Z"}
+    servers = {"open": ("*", {}), "redirecting": (host, {"tls": {"httpsRedirect": True}})}
+    gateways = [
+        thing(ISTIO, "Gateway", name, {"servers": [{**SERVERS[0], "hosts": [host], **more}]})
+        for name, (host, more) in servers.items()
+    ]
+    for one in gateways:
+        one["metadata"]["creationTimestamp"] = ages.get(one["metadata"]["name"], "2026-02-01T00:00:00Z")
+    spec = {"hosts": ["shop.test"], "gateways": ["open", "redirecting"], "http": TO_WEB}
+    loaded = load(SERVICE, *gateways, thing(ISTIO, "VirtualService", "web", spec))
+    assert asked_for(loaded, "shop.test") == "301"
+    spec = {"hosts": ["other.example"], "gateways": ["open"], "http": TO_WEB}
+    loaded = load(SERVICE, *gateways, thing(ISTIO, "VirtualService", "web", spec))
+    assert asked_for(loaded, "other.example") == "outbound|80||web.shop.svc.cluster.local"
 
 
 @pytest.mark.parametrize("bind", [["10.0.0.1"], 1.5, {}, True])
