@@ -159,6 +159,7 @@ class Following:
         site = replace(
             source.site_of(self._args),
             controllers=frozenset({CONTROLLER}),
+            trusting=False,
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,

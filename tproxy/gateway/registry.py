@@ -40,7 +40,9 @@ class Service:
 class Registry:
     """All services by their full host names."""
 
-    def __init__(self, objects: Iterable[Object], findings: Findings) -> None:
+    def __init__(self, objects: Iterable[Object], findings: Findings, trusting: bool = True) -> None:
+        """Who is not trusted reaches nothing that only the gateway's own host does; of slices Kubernetes sees to it."""
+        self._ip = _ip if trusting else _elsewhere
         self.services: dict[str, Service] = {}
         found = _Collected()
         for thing in objects:
@@ -126,7 +128,7 @@ class Registry:
                 target = own.parsed(names[number], parse_port, port.parsed("targetPort", parse_port, number))
                 labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
                 members.append(
-                    Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels, weight)
+                    Member(names[number], Endpoint(entry.parsed("address", self._ip, None), target), labels, weight)
                 )
         for host in spec.some("hosts", parse_hostname):
             speaks = frozenset(
@@ -204,3 +206,10 @@ def _ip(value: object) -> Address:
     if not isinstance(value, str):
         raise ValueError("expected an IP address")
     return parse_address(value)
+
+
+def _elsewhere(value: object) -> Address:
+    address = _ip(value)
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        raise ValueError("expected an address that others have, too, not one of the gateway's own host")
+    return address
