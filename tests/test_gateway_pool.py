@@ -10,6 +10,7 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.routes import Backend, BackendTls
 from tproxy.core.settings import Relay
 from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.backends import POOLS, Backends
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.limits import Limits
@@ -62,7 +63,7 @@ def test_hosts_that_clients_make_up_leave_no_pools_behind() -> None:
 
     async def story() -> None:
         wheel = Wheel(asyncio.get_running_loop())
-        backends = Backends(lambda: Means(Contexts(), None, reactor(Relay.AUTO), 1.0), wheel, Limits())
+        backends = Backends(lambda: Means(Contexts(), None, reactor(Relay.AUTO), 1.0), wheel, Limits(), Guards())
         backend = Backend("web", (Endpoint.parse("127.0.0.1:1"),), tls=BackendTls("SIMPLE"))
         kept = backends.pool(backend, backend.endpoints[0], "kept.test")
         kept.open = 1  # a connection is open
