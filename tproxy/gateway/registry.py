@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields, nearest
+from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import parse_hostname
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
@@ -44,6 +45,7 @@ class Registry:
         """Who is not trusted reaches nothing that only the gateway's own host does; of slices Kubernetes sees to it."""
         self._ip = _ip if trusting else _elsewhere
         self.services: dict[str, Service] = {}
+        self._hints = findings.hints
         found = _Collected()
         for thing in objects:
             try:
@@ -93,9 +95,19 @@ class Registry:
     def _meant(self, host: str) -> str:
         """A Service of this name in another namespace, or one of this namespace with nearly this name."""
         name, _, rest = host.partition(".")
-        if elsewhere := sorted(other for other in self.services if other.partition(".")[0] == name):
-            return f"; did you mean {elsewhere[0]!r}?"
-        return nearest(host, (other for other in self.services if other.partition(".")[2] == rest), 0.8)
+        if elsewhere := self._alike.get(name):
+            return f"; did you mean {min(elsewhere)!r}?"
+        return self._hints.near(name, self._alike.get(f".{rest}", ()), 0.6)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """Hosts by their first label; first labels by a dot and what follows it."""
+        found: dict[str, list[str]] = {}
+        for host in self.services:
+            name, dot, rest = host.partition(".")
+            found.setdefault(name, []).append(host)
+            found.setdefault(f"{dot}{rest}", []).append(name)
+        return found
 
     def only_port(self, host: str) -> int | None:
         """The port of a host that has one."""
