@@ -47,7 +47,7 @@ def test_what_was_compiled_elsewhere_of_the_same_sources_is_taken(copied: Path) 
     assert BUILT in python(copied, TELL)
 
 
-@pytest.mark.parametrize("name", ["gateway/http/h1_head.py", "core/hostnames.py"])
+@pytest.mark.parametrize("name", ["gateway/http/h1_head.py", "core/http/path.py"])
 def test_after_an_edit_of_one_source_all_of_them_are_run_themselves(copied: Path, name: str) -> None:
     with (copied / "tproxy" / name).open("a", encoding="utf-8") as file:
         file.write("\n")
