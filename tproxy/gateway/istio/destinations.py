@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import is_address, parse_hostname
 from tproxy.core.routes import Backend, BackendTls, ProxyProtocol
 from tproxy.gateway.findings import Findings, ignore, refuse
