@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tproxy.core.address import Address, Endpoint, parse_address
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import parse_hostname
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
 from tproxy.gateway.findings import spelt, then

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError
+from tproxy.core.fields import ConfigError, parse_port
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
