@@ -127,6 +127,12 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Folde
             "warning: a.yaml:1: apiVersion: Gateway istio-system/edge: is not read from the group core, but from "
             "gateway.networking.k8s.io and networking.istio.io; did you mean 'networking.istio.io'?",
         ),
+        (
+            "protocol: HTTPS",
+            "protocol: TLS",
+            "warning: a.yaml:6: spec.servers[0]: Gateway istio-system/edge: no VirtualService tcp route is bound to "
+            "port 443 and its hosts; tls routes are for PASSTHROUGH",
+        ),
         ("    hosts: ", "\thosts: ", "error: a.yaml:7: is not YAML: found character that cannot start any token"),
         (
             "hosts: [shop.example.com]\n    tls",
@@ -183,6 +189,18 @@ def test_istios_yaml_that_is_almost_right_is_told_what_was_meant(folder: Folder,
             "gateway; did you mean 'RequestRedirect'? its requests are answered 500",
         ),
         (
+            "  hostnames: [shop",
+            "  hostname: [shop",
+            "error: a.yaml:18: spec.hostname: unknown field; did you mean 'hostnames'?",
+        ),
+        ("sectionName", "sectionNam", "spec.parentRefs[0].sectionNam: unknown field; did you mean 'sectionName'?"),
+        (
+            "{name: shop-cert}",
+            "{name: shop-cert, namespce: a}",
+            "certificateRefs[0].namespce: unknown field; did you mean",
+        ),
+        ("  listeners:", "  listener: []\n  listeners:", "error: a.yaml:6: spec.listener: unknown field; did you mean"),
+        (
             "gateway.networking.k8s.io/v1\nkind: HTTPRoute",
             "networking.k8s.io/v1\nkind: HTTPRoute",
             "did you mean 'gateway.networking.k8s.io'?",
@@ -197,7 +215,25 @@ def test_gateway_apis_yaml_that_is_almost_right_is_told_what_was_meant(
     assert folder.check() == (0, ["1 port, 0 errors, 0 warnings"])
     folder.write("a.yaml", API.replace(old, new))
     code, lines = folder.check()
-    assert code == 0 and any(line in each for each in lines), "\n".join(lines)
+    assert code == ("unknown field" in line) and any(line in each for each in lines), "\n".join(lines)
+
+
+def test_a_grant_with_a_misspelt_name_grants_nothing(folder: Folder) -> None:
+    """Without a name it would be for every Service."""
+    folder.write("secret.yaml", SECRET.format("infra", CERT, KEY))
+    folder.write("service.yaml", SERVICE.replace("namespace: shop", "namespace: pay"))
+    folder.write("a.yaml", API.replace("{name: cart, port", "{name: cart, namespace: pay, port"))
+    source = "{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}"
+    grant = (
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: pay}\n"
+        f'spec: {{from: [{source}], to: [{{group: "", kind: Service, name: cart}}]}}\n'
+    )
+    folder.write("g.yaml", grant)
+    assert folder.check() == (0, ["1 port, 0 errors, 0 warnings"])
+    folder.write("g.yaml", grant.replace("name: cart", "nam: cart"))
+    code, lines = folder.check()
+    assert code == 1 and "error: g.yaml:4: spec.to[0].nam: unknown field; did you mean 'name'?" in lines
+    assert any("RefNotPermitted" in line for line in lines)
 
 
 def test_an_error_of_a_route_is_told_once(folder: Folder) -> None:

@@ -20,6 +20,7 @@ from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page, pages_of
 from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
+from tproxy.cli.words import counted
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -63,7 +64,9 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(
-            str(source.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
+            str(source.folder_of(args)),
+            "",
+            f"{counted(len(loaded.errors), 'error')}: tproxy gateway check lists them",
         )
     gc.collect()  # what the YAML was: keys were in it
     gc.freeze()
@@ -153,7 +156,7 @@ async def _follow(
         try:
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
-                raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
+                raise ConfigError(str(source.folder_of(args)), "", counted(len(loaded.errors), "error"))
             gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()

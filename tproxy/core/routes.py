@@ -21,7 +21,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.balance.affinity import Affinity
 from tproxy.core.balance.limits import Care
 from tproxy.core.decide import MESH_ALPNS, First, Gone, Silence
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, Filters
 from tproxy.core.http.routes import HttpTable
@@ -205,9 +205,9 @@ def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | D
     match first:
         case Hello(sni=name, alpn=alpn):
             return (_challenge(listener, name) if alpn == _ACME else None) or _spoken(by_sni(listener, name), alpn)
-        case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
         case NotTls(why):
+            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
+        case Malformed(why):
             return Deny(Reason.HELLO_MALFORMED, why)
         case Silence(seconds):
             return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s")

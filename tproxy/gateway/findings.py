@@ -53,6 +53,13 @@ def refuse(fields: Fields, names: Iterable[str]) -> None:
             raise fields.error(name, "is not supported by this gateway")
 
 
+def spelt(fields: Fields, *names: str) -> None:
+    """ConfigError for a field that is nearly one of these; others may be of a later version of the definition."""
+    for key in fields.data:
+        if key not in names and nearest(str(key), names, 0.75):
+            raise fields.error(key, "unknown field", valid=names)
+
+
 def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findings) -> None:
     """A warning for fields without which a rule still means the same connections."""
     for name in names:

@@ -139,7 +139,8 @@ class Vault:
         digest = hashlib.sha256(b"\0".join((chain, key, ca, crl))).digest()
         if ca and not certificates(ca):
             raise ValueError("ca.crt is not PEM")
-        made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
+        pair = KeyPair(b"".join(certificates(chain)), key)  # a key may stand beside them, and chains are shown
+        made = self.material[name] = Material(name, leaf, pair, ca, crl, digest)
         return made
 
 

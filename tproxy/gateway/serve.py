@@ -90,6 +90,8 @@ def _within(listener: Listener | None, chain: Terminate, name: str) -> HttpTable
 class _Served:
     """One connection, whichever codec it gets."""
 
+    __deletable__ = ("made",)  # compiled, an attribute else cannot be taken away
+
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
         self.web, self.trace, self.caller, self.table = door.gate.web, trace, caller, table
         self.loop = asyncio.get_running_loop()

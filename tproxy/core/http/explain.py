@@ -14,8 +14,9 @@ from tproxy.core.http.filters import Retry, Timeouts
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
+from tproxy.core.http.onward import Forward
 from tproxy.core.http.path import BadPathError, normal
-from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable, Request
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 

@@ -10,7 +10,7 @@ from tproxy.core.config import parse_port
 from tproxy.core.fields import ConfigError, Fields, nearest
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
-from tproxy.gateway.findings import then
+from tproxy.gateway.findings import spelt, then
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
@@ -55,6 +55,7 @@ class References:
 
     def route(self, rule: Fields, index: int) -> Route:
         """The backends of one rule."""
+        spelt(rule, "name", "backendRefs")
         backends = tuple(self.backends(rule))
         return Route(f"{self.thing} rules[{index}]", backends, rule.place(rule.path))
 
@@ -120,6 +121,7 @@ def parents(
     spec = thing.fields("spec")
     found = []
     for entry in spec.each("parentRefs"):
+        spelt(entry, "group", "kind", "namespace", "name", "sectionName", "port")
         ref = Ref.read(entry, "Gateway", thing.namespace, GROUP)
         listeners = ours.get((ref.kind, ref.namespace, ref.name)) if ref.group == GROUP else None
         if listeners is None:
@@ -141,6 +143,7 @@ def parents(
 def hostnames(thing: Object) -> tuple[str, ...]:
     """The names that a route is for; ConfigError where one is none, or a TLSRoute has none."""
     spec = thing.fields("spec")
+    spelt(spec, "parentRefs", "hostnames", "rules", "useDefaultGateways")
     names = spec.items("hostnames", _hostname)
     if thing.kind == "TLSRoute" and thing.version != "v1alpha2" and not names:
         raise spec.error("hostnames", f"{thing}: is missing: the names that the route is for")

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from tproxy.core.address import Endpoint
 from tproxy.core.balance.limits import NO_CAPS
@@ -28,7 +29,7 @@ from tproxy.proxy.side import reach
 
 log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str, Guard | None]
-H2_LIMITS = H2Limits()
+H2_LIMITS: Final = H2Limits()
 POOLS = 4096  # those without a connection go when there are so many: clients may choose the hosts
 
 
@@ -42,9 +43,8 @@ class Backends:
     guards: Guards
     _pools: dict[Key, Pool] = field(default_factory=dict)
     _most: int = POOLS
-    _known: dict[int, tuple[Backend, dict[tuple[Endpoint, str], Pool]]] = field(
-        default_factory=dict
-    )  # by id, for speed
+    # by id, for speed; what has the id stands beside, so that nothing else can have it
+    _known: dict[int, tuple[Backend, dict[tuple[int, str], tuple[Endpoint, Pool]]]] = field(default_factory=dict)
 
     def pool(self, backend: Backend, endpoint: Endpoint, authority: str) -> Pool:
         """The one for an endpoint of this backend; where TLS asks for the request's host, the one for that host."""
@@ -52,14 +52,14 @@ class Backends:
         known = self._known.get(id(backend))
         if known is None:
             known = self._known[id(backend)] = (backend, {})
-        pool = known[1].get((endpoint, host))
-        if pool is None:
+        found = known[1].get((id(endpoint), host))
+        if found is None:
             if host and len(self._pools) >= self._most:
                 self.forget()
                 self._most = max(POOLS, 2 * len(self._pools))
                 known = self._known[id(backend)] = (backend, {})
-            pool = known[1][endpoint, host] = self._shared(backend, endpoint, host)
-        return pool
+            found = known[1][id(endpoint), host] = (endpoint, self._shared(backend, endpoint, host))
+        return found[1]
 
     def _shared(self, backend: Backend, endpoint: Endpoint, host: str) -> Pool:
         guard = None if backend.care is None else self.guards.of(backend)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from tproxy.core.address import Endpoint
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.core.routes import Backend, Balance
 from tproxy.gateway.http.engine import Engine
 

@@ -9,7 +9,8 @@ from typing import assert_never
 from tproxy.core.http.forwarded import Client as Caller
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
-from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.onward import Forward
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable
 from tproxy.gateway.http.engine import Done, Engine, new_id
 from tproxy.gateway.http.exchange import Exchange

@@ -55,5 +55,6 @@ class Engine:
 
 def new_id() -> str:
     """A random UUID (version 4); it need not be a secret."""
-    bits = f"{random.getrandbits(128):032x}"
-    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"
+    bits = random.getrandbits(122)
+    text = "%030x" % (bits >> 2)
+    return f"{text[:8]}-{text[8:12]}-4{text[12:15]}-{'89ab'[bits & 3]}{text[15:18]}-{text[18:]}"

@@ -11,7 +11,7 @@ import random
 from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Headers, Reply
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
 from tproxy.gateway.http.balance import choose

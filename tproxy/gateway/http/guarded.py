@@ -7,7 +7,7 @@ from dataclasses import replace
 from tproxy.core.balance.outlier import status_of
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Reply
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.guards import Guard
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt

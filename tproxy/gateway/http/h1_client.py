@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from tproxy.core.http.head import Headers, Reply
 from tproxy.gateway.http.h1_ask import ClientStream
@@ -12,7 +12,7 @@ from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length, UntilC
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, Response, response_head
 from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 
-_INTERIM = 16  # 1xx responses before a final one
+_INTERIM: Final = 16  # 1xx responses before a final one
 
 
 class H1Client(asyncio.Protocol):

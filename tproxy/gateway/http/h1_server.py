@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http.client import responses
-from typing import cast
+from typing import Final, cast
 
 from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
@@ -17,9 +17,9 @@ from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
-_PIPELINED = 2  # why reading is paused: the next request came too early
-_SMALL = 16 * 1024  # bytes that are worth copying to save a packet
-_LINGERED = 256 * 1024  # bytes that are thrown away after our last words
+_PIPELINED: Final = 2  # why reading is paused: the next request came too early
+_SMALL: Final = 16 * 1024  # bytes that are worth copying to save a packet
+_LINGERED: Final = 256 * 1024  # bytes that are thrown away after our last words
 
 
 class H1Server(asyncio.Protocol):

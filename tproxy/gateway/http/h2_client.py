@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tproxy.core.http.head import Head, Reply
 from tproxy.gateway.http import h2_frames as f
@@ -13,8 +14,8 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset, Sink
 
-INTERIM = 16  # 1xx responses before a final one
-KEY = "sec-websocket-key"
+INTERIM: Final = 16  # 1xx responses before a final one
+KEY: Final = "sec-websocket-key"
 
 
 class H2Client(Codec):

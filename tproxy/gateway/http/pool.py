@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from tproxy.core.reason import Deny, Reason
 from tproxy.gateway.http.limits import Limits
@@ -31,7 +31,7 @@ class Waiter(Protocol):
 
 
 Dial = Callable[["Pool"], Awaitable[Client | Deny]]
-_BROKEN = {Reason.CONNECT_TIMEOUT: Broken.TIMEOUT}
+_BROKEN: Final = {Reason.CONNECT_TIMEOUT: Broken.TIMEOUT}
 
 
 class Pool:

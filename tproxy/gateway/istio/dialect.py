@@ -151,8 +151,12 @@ def _chains(found: list[Server], bound: Bound, auto: Auto, findings: Findings) -
     tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
+            chain = _ended(server, bound, tables)
+            if isinstance(chain, Closed):
+                why = f"{chain.why} and its hosts; tls routes are for PASSTHROUGH"
+                findings.warn(server.gateway, server.path, why)
             for _, host in server.hosts:
-                chains.setdefault(host, _ended(server, bound, tables))
+                chains.setdefault(host, chain)
             continue
         if server.auto:
             for name, passed in auto.chains(server):
