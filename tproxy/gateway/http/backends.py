@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tproxy.core.address import Endpoint
 from tproxy.core.http.facts import host_of
@@ -80,7 +80,7 @@ class Backends:
     async def _client(self, sock: socket.socket, backend: Backend, host: str, pool: Pool) -> Client | Deny:
         made: H1Client | H2Client
         if backend.http2:
-            made = H2Client(H2_LIMITS, pool.freed, pool.closed)
+            made = H2Client(replace(H2_LIMITS, ping=self.limits.ping_backends), pool.freed, pool.closed)
         else:
             made = H1Client(self.limits.congested, pool.freed, pool.closed)
         if backend.tls is not None:
