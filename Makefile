@@ -29,7 +29,7 @@ test: check
 	TPROXY_PURE=1 $(BIN)/pytest -q $(TWINS)
 
 # what runs compiled, once more as it stands in the sources
-TWINS := tests/test_native.py tests/test_h1_client.py tests/test_h1_server.py tests/test_http_plan.py tests/test_wheel.py \
+TWINS := tests/test_h1_client.py tests/test_h1_server.py tests/test_http_plan.py tests/test_wheel.py \
          tests/test_gateway_h2.py tests/test_gateway_h2_sections.py tests/test_gateway_pool.py tests/test_gateway_exchange.py
 
 native: $(READY)

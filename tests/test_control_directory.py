@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,8 +18,9 @@ from tests.control import DOMAIN, Ca, free_port, metric
 from tproxy.control import authority, rotation, store
 from tproxy.control.authority import Pair
 from tproxy.core.directory import Mirror
-from tproxy.core.identity import SpiffeId
-from tproxy.identity.directory import parsed
+from tproxy.core.identity import Snapshot, SpiffeId, Svid
+from tproxy.core.settings import Directory as Settings
+from tproxy.identity.directory import Directory, parsed
 from tproxy.wire import WATCH_DIRECTORY
 from tproxy.wire import directory_pb2 as wire
 from tproxy.world.process import wait_for
@@ -123,6 +125,43 @@ def place(shared: Place) -> Iterator[Place]:
 
 
 # who is told what
+
+
+def test_after_a_long_outage_sidecars_are_back_within_seconds_of_control_and_not_all_at_once(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    svid, middle = place.svid()
+    roots = (place.ca.dir / "bundle.pem").read_bytes()
+    known = Snapshot(Svid(SIDECAR, svid.certificate_pem() + middle, svid.key_pem(), 1, 0, 2**31), {DOMAIN: roots})
+    settings = Settings(f"127.0.0.1:{place.port}", server_name="localhost")
+
+    async def away() -> list[float]:
+        sidecars = [Directory(settings, DOMAIN) for _ in range(12)]
+        for one in sidecars:
+            one.status.failures = 40  # as after half an hour
+            one.renewed(known)
+        tasks = [asyncio.create_task(one.run(lambda _: None)) for one in sidecars]
+        try:
+            await asyncio.to_thread(wait_for, lambda: {one.status.failures for one in sidecars} == {41}, 5, "tries")
+            await asyncio.to_thread(place.ca.start)
+            back, began = dict[int, float](), time.monotonic()
+            while len(back) < len(sidecars):
+                for number, one in enumerate(sidecars):
+                    if one.status.connected:
+                        back.setdefault(number, time.monotonic() - began)
+                assert time.monotonic() - began < 15, [one.status.error for one in sidecars]
+                await asyncio.sleep(0.02)
+            return sorted(back.values())
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        back = asyncio.run(away())
+        assert back[-1] - back[0] > 0.5, back
+    finally:
+        place.ca.kill()
+        place.cluster.stop()
 
 
 def test_a_sidecar_gets_everything_and_then_what_changes(place: Place) -> None:

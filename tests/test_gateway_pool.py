@@ -6,8 +6,14 @@ import asyncio
 import socket
 
 from tests.http2 import Site, serving
+from tproxy.core.address import Endpoint
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.core.reason import Deny, Reason
+from tproxy.core.routes import Backend, BackendTls
+from tproxy.core.settings import Relay
+from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.guards import Guards
+from tproxy.gateway.http.backends import POOLS, Backends
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.h2_client import H2Client
 from tproxy.gateway.http.h2_limits import Limits as H2Limits
@@ -15,6 +21,8 @@ from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.stream import Broken, Client, Reset, Stream
 from tproxy.gateway.http.wheel import Wheel
+from tproxy.gateway.tls import Means
+from tproxy.proxy.compiled import reactor
 
 
 class Waiting:
@@ -113,3 +121,21 @@ def test_a_connection_of_http2_that_has_grown_old_ends_what_it_has_begun() -> No
 
     with serving(Site().accept) as port:
         asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_hosts_that_clients_make_up_leave_no_pools_behind() -> None:
+    """Where TLS asks for the request's host each host has its pool, and a wildcard route lets clients choose it."""
+
+    async def story() -> None:
+        wheel = Wheel(asyncio.get_running_loop())
+        backends = Backends(lambda: Means(Contexts(), None, reactor(Relay.AUTO), 1.0), wheel, Limits(), Guards())
+        backend = Backend("web", (Endpoint.parse("127.0.0.1:1"),), tls=BackendTls("SIMPLE"))
+        kept = backends.pool(backend, backend.endpoints[0], "kept.test")
+        kept.open = 1  # a connection is open
+        for number in range(3 * POOLS):
+            backends.pool(backend, backend.endpoints[0], f"host{number}.test")
+        assert len(backends._pools) <= POOLS
+        assert len(backends._known[id(backend)][1]) <= POOLS
+        assert backends.pool(backend, backend.endpoints[0], "kept.test") is kept
+
+    asyncio.run(story())

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tproxy.core.address import Endpoint
+from tproxy.core.balance import ring as rings
 from tproxy.core.balance.ring import MOST, Ring, digest, maglev, ring
 
 POD = st.integers(0, 2**32 - 1).map(lambda number: Endpoint(IPv4Address(number), 8080))
@@ -54,7 +55,8 @@ def test_the_order_in_which_endpoints_are_listed_does_not_matter_to_a_ring(some:
 
 @pytest.mark.parametrize("count", [2, 3, 10, 40])
 def test_shares_of_a_ring_are_even(count: int) -> None:
-    shares = Counter(ring(pods(count)).first(key) for key in KEYS)
+    made = ring(pods(count))
+    shares = Counter(made.first(key) for key in KEYS)
     assert len(shares) == count
     assert max(shares.values()) < 1.45 * len(KEYS) / count, shares
 
@@ -93,3 +95,12 @@ def test_a_thousand_endpoints_have_a_ring_of_bounded_size() -> None:
     made = ring(pods(1000))
     assert len(made._owners) <= MOST
     assert len(set(map(made.first, KEYS))) > 900
+
+
+def test_a_ring_is_made_once_for_all_who_use_it_and_goes_with_the_last() -> None:
+    made = ring(pods(5))
+    assert ring(pods(5)) is made
+    assert maglev(pods(5), (), 101) is not maglev(pods(5), (), 103)
+    before = len(rings._MADE)
+    del made
+    assert len(rings._MADE) == before - 1

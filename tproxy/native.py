@@ -55,9 +55,13 @@ class Finder:
         from hashlib import sha256  # a sidecar needs neither
 
         for path, digest in self._built.values():
-            with open(f"{self._root}/{path}", "rb") as file:  # noqa: PTH123
-                if sha256(file.read()).hexdigest() != digest:
-                    return f"{path} is newer than what was compiled: make native"
+            try:
+                with open(f"{self._root}/{path}", "rb") as file:  # noqa: PTH123
+                    same = sha256(file.read()).hexdigest() == digest
+            except OSError as error:
+                return str(error)
+            if not same:
+                return f"{path} is newer than what was compiled: make native"
         return ""
 
     def find_spec(

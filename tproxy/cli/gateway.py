@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from tproxy.cli import Verbs
+from tproxy.cli.gateway_endpoints import add_options as add_endpoints_options
+from tproxy.cli.gateway_endpoints import endpoints
 from tproxy.cli.gateway_explain import SHOWN, explain
 from tproxy.cli.gateway_kubernetes import add_options
 from tproxy.cli.gateway_show import check, listeners, routes
@@ -18,6 +20,7 @@ EXAMPLES = """examples:
   tproxy gateway run --config conf/ --proxy-from 10.0.0.0/8  behind a load balancer that speaks PROXY protocol
   tproxy gateway listeners --config conf/                    ports, names, and what they lead to
   tproxy gateway routes --config conf/
+  tproxy gateway endpoints                                   of a running gateway: who is left out for failing
   tproxy gateway explain --config conf/ --sni shop.example.com
   tproxy gateway explain --config conf/ --host shop.example.com --path /cart --header 'x-user: me'
 
@@ -50,6 +53,11 @@ LISTENERS = """examples:
   tproxy gateway listeners conf/ --json | jq '.[].port'
 
 exit codes: 0 done, 2 the directory cannot be read"""
+ENDPOINTS = """examples:
+  tproxy gateway endpoints
+  kubectl -n tproxy-gateway exec deploy/tproxy-gateway -- tproxy gateway endpoints --json
+
+exit codes: 0 all are asked, 1 one is left out for failing, 2 nobody answers"""
 EXPLAIN = """examples:
   tproxy gateway explain conf/ --sni shop.example.com                  over TLS; the host is the same
   tproxy gateway explain conf/ --host shop.example.com --path /cart    on every port that takes HTTP
@@ -84,6 +92,9 @@ def register(verbs: Verbs) -> None:
     listeners_parser = call(actions, "listeners", "list every port, and what its names lead to", LISTENERS)
     _add_source(listeners_parser)
     listeners_parser.set_defaults(run=listeners)
+    endpoints_parser = call(actions, "endpoints", "list whom a running gateway asks, and who is left out", ENDPOINTS)
+    add_endpoints_options(endpoints_parser)
+    endpoints_parser.set_defaults(run=endpoints)
     explain_parser = call(actions, "explain", "say which rule is taken, and why not the others", EXPLAIN)
     _add_source(explain_parser)
     explain_parser.add_argument("--sni", metavar="NAME", help="the name that a TLS client asks for (default: the host)")

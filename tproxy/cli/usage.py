@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
+from tproxy.core.fields import ConfigError
+
+T = TypeVar("T")
 _CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 _YEAR = 365 * 86_400.0
 
@@ -52,6 +55,14 @@ def call(
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def option(name: str, parse: Callable[[str], T], text: str) -> T:
+    """An option's text through a parser of the core; ConfigError names the option."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", name, str(error), text) from error
 
 
 def seconds(text: str) -> float:

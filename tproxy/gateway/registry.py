@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, nearest
 from tproxy.core.hostnames import parse_hostname
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
@@ -77,7 +77,7 @@ class Registry:
     def _members(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[list[Member], str]:
         service = self.services.get(host)
         if service is None:
-            return [], "there is no such Service or ServiceEntry"
+            return [], f"there is no such Service or ServiceEntry{self._meant(host)}"
         if service.fault:
             return [], service.fault
         if port is None and len(service.ports) != 1:
@@ -87,6 +87,13 @@ class Registry:
             return [], f"has no port {port}; it has {_listed(service)}"
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return members, "" if members else NOT_READY
+
+    def _meant(self, host: str) -> str:
+        """A Service of this name in another namespace, or one of this namespace with nearly this name."""
+        name, _, rest = host.partition(".")
+        if elsewhere := sorted(other for other in self.services if other.partition(".")[0] == name):
+            return f"; did you mean {elsewhere[0]!r}?"
+        return nearest(host, (other for other in self.services if other.partition(".")[2] == rest), 0.8)
 
     def only_port(self, host: str) -> int | None:
         """The port of a host that has one."""

@@ -88,6 +88,8 @@ def _within(listener: Listener | None, chain: Terminate, name: str) -> HttpTable
 class _Served:
     """One connection, whichever codec it gets."""
 
+    __deletable__ = ("made",)  # compiled, an attribute else cannot be taken away
+
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
         self.web, self.trace, self.caller, self.table = door.gate.web, trace, caller, table
         self.loop = asyncio.get_running_loop()
@@ -136,6 +138,7 @@ class _Served:
             return self.trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
         finally:
             self.web.open.discard(conn)
+            del self.made  # each holds the other: its memory goes now, and not with a collection
         left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
         outcome = Outcome.CLOSED if left else Outcome.RESET
         why = error if isinstance(error, TimeoutError) else None

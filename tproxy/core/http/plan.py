@@ -10,17 +10,19 @@ PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Final
 
 from tproxy.core.balance.affinity import Bond
 from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
-from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, HeaderChange, Pairs, Retry, Timeouts
+from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, HeaderChange, Pairs, Timeouts
 from tproxy.core.http.forwarded import Client, Respond
 from tproxy.core.http.head import Head, Headers
 from tproxy.core.http.local import Answer, is_grpc, local
+from tproxy.core.http.onward import Forward
 from tproxy.core.http.operators import Moment
 from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
 from tproxy.core.http.redirect import location, matched
@@ -29,23 +31,10 @@ from tproxy.core.http.weights import by_weight
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
-_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
-_NO_UPSTREAM = b"no healthy upstream"
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
-
-    rule: Rule
-    backend: Backend
-    head: Head
-    respond: Respond
-    timeouts: Timeouts
-    retry: Retry | None
-    mirrors: tuple[tuple[Backend, Head], ...] = ()
-    delay: float = 0.0  # seconds before it is sent: a fault on purpose
-    bond: Bond | None = None  # which endpoint, where that is not left to chance
+_ISTIO: Final = Flavour.ISTIO
+_GATEWAY_API: Final = Flavour.GATEWAY_API
+_PLAIN: Final = {flavour: Respond(flavour) for flavour in Flavour}
+_NO_UPSTREAM: Final = b"no healthy upstream"
 
 
 def plan(
@@ -59,7 +48,7 @@ def plan(
         path = normal(path, flavour)
     except BadPathError as error:
         return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
-    if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
+    if flavour is _GATEWAY_API and (bare := unescaped(path)) is not None:
         return _again(head, f"{normal(bare, flavour)}{mark}{query}")
     facts = Facts(head, host_of(head.authority), path, query, client, new_id)
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
@@ -84,28 +73,25 @@ def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Fa
     owner = owners.find(facts.host)
     if owner is None or owner[1] == table.server:
         return None
-    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
-    return local(head, table.flavour, 421, why=why)
+    return local(head, table.flavour, 421, why=f"{facts.host} is {owner[1]}'s; the connection is of {table.server}")
 
 
 def _unmatched(facts: Facts, host: str) -> str:
-    if not host:
-        return f"no route is for host {facts.host!r}"
-    return f"no rule of {host} holds for {facts.method} {facts.path}"
+    held = f"no rule of {host} holds for {facts.method} {facts.path}"
+    return held if host else f"no route is for host {facts.host!r}"
 
 
-@dataclass(slots=True)
 class _Request:
-    """A request on its way through a rule."""
+    """A request on its way through a rule; ``target`` has the normal path."""
 
-    table: HttpTable
-    head: Head
-    client: Client
-    facts: Facts
-    target: str  # with the normal path
-    draw: Draw
-    clock: Draw
-    added: Pairs = ()  # of CORS, to whatever is answered
+    __slots__ = ("added", "client", "clock", "draw", "facts", "head", "table", "target")
+
+    def __init__(
+        self, table: HttpTable, head: Head, client: Client, facts: Facts, target: str, draw: Draw, clock: Draw
+    ) -> None:
+        self.table, self.head, self.client, self.facts = table, head, client, facts
+        self.target, self.draw, self.clock = target, draw, clock
+        self.added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
         """What the entry's rule does with it."""
@@ -208,7 +194,7 @@ class _Request:
 
     def _nowhere(self, rule: Rule, why: str) -> Answer:
         """A backend that cannot be: Istio's gateway says 503 with NC, Gateway API demands 500."""
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
@@ -226,11 +212,11 @@ class _Request:
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
         respond = _PLAIN[self.table.flavour]
-        if self.added or own.response or filters.response:
-            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+        filtered = own is not NO_FILTERS or filters is not NO_FILTERS
+        if self.added or (filtered and (own.response or filters.response)):
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is _ISTIO), self.added)
             if own.response.formats or filters.response.formats:
-                moment = Moment(head, self.client, self.clock(), backend.name, rule.name)
-                respond = replace(respond, moment=moment)
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
         if bond is None and backend.affinity is not None:
             bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
@@ -240,7 +226,7 @@ class _Request:
     def _written(self, entry: Entry, own: Filters, backend: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
-        rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
+        rule, istio = entry.rule, self.table.flavour is _ISTIO
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
@@ -264,7 +250,7 @@ class _Request:
     def _mirrored(self, head: Head) -> Head:
         """The same, with headers of its own; Envoy marks the host in Istio's gateways."""
         host = head.authority
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             name, port = (
                 (host, "") if host.endswith("]") else (host.rpartition(":")[::2] if ":" in host else (host, ""))
             )

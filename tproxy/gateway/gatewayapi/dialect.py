@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tproxy.core import routes as model
-from tproxy.core.fields import ConfigError
+from tproxy.core.fields import ConfigError, nearest
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.routes import Entry
 from tproxy.core.routes import Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
@@ -162,22 +162,49 @@ def _attach(thing: Object, reading: _Reading) -> None:
     found = parents(thing, reading.parents, reading.world, references.faults, refused, dropped)
     _sessions(thing, entries, reading)
     for parent in found:
-        for sentence in parent.conditions.bad():
-            reading.findings.warn(thing, parent.path, sentence)
+        if refused is None:
+            _warn(thing, parent, references, reading.findings)
         for listener, names in parent.attached:
             for service in references.services:
                 reading.policies.leads(reading.gateways[id(listener)].thing.key, service)
-            into, client = reading.taken[id(listener)], reading.gateways[id(listener)].client
-            for name in names:
-                if entries:
-                    into.http.setdefault(name, []).extend(http.as_client(entries, client))
-            if route is not None:
-                own = replace(route, backends=shown(route.backends, client))
-                into.l4 += [(name, own) for name in names or ("*",)]
+            _give(listener, names, entries, route, reading)
+    for path, why in references.remarks:
+        reading.findings.warn(thing, path, why)
     if found:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
-        reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+        why = f"no parent is a Gateway that is served here{_meant(thing, reading)}"
+        reading.findings.warn(thing, "spec.parentRefs", why)
+
+
+def _give(
+    listener: Listener, names: tuple[str, ...], entries: tuple[Entry, ...], route: Route | None, reading: _Reading
+) -> None:
+    """What a route says, to a listener that it attached to under these names."""
+    into, client = reading.taken[id(listener)], reading.gateways[id(listener)].client
+    for name in names if entries else ():
+        into.http.setdefault(name, []).extend(http.as_client(entries, client))
+    if route is not None:
+        own = replace(route, backends=shown(route.backends, client))
+        into.l4 += [(name, own) for name in names or ("*",)]
+
+
+def _warn(thing: Object, parent: Parent, references: References, findings: Findings) -> None:
+    """What a status says that should be otherwise, where it is written: a fault of a backend stands at the backend."""
+    for sentence in parent.conditions.bad():
+        of_backend = sentence.startswith("ResolvedRefs") and references.places
+        findings.warn(thing, references.places[0] if of_backend else parent.path, sentence)
+
+
+def _meant(thing: Object, reading: _Reading) -> str:
+    """Which Gateways it names, and which one it means perhaps: of this name elsewhere, or with nearly this name."""
+    refs = [Ref.read(each, "Gateway", thing.namespace, GROUP) for each in thing.fields("spec").each("parentRefs")]
+    if not refs:
+        return ""
+    there = {f"{kind} {namespace}/{name}": name for kind, namespace, name in reading.parents}
+    same = [title for title, name in there.items() if name == refs[0].name]
+    meant = nearest(str(refs[0]), same, 0) or nearest(str(refs[0]), there, 0.7)
+    return f": {', '.join(map(str, refs))}{meant}"
 
 
 def _read(thing: Object, references: References) -> tuple[tuple[Entry, ...], tuple[ConfigError, ...], Route | None]:

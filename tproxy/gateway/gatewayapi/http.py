@@ -9,6 +9,7 @@ from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import ANY, HostTable, covers
 from tproxy.core.http.filters import Direct, Flavour, PrefixPath
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text, gateway_api_order
+from tproxy.gateway.findings import then
 from tproxy.gateway.gatewayapi.filters import filters
 from tproxy.gateway.gatewayapi.limits import retry, timeouts
 from tproxy.gateway.gatewayapi.matches import grpc_match, http_match
@@ -72,6 +73,8 @@ def _rule(thing: Object, fields: Fields, index: int, references: References, grp
         direct=Direct(500, why=wrong) if wrong else None,
         session=session(fields, name, backends, references.world.vault.session_key()[0]),
     )
+    if wrong:
+        references.remarks.append((fields.path, then(wrong, "its requests are answered 500")))
     fields.finish()
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http.client import responses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
@@ -12,8 +12,8 @@ from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 if TYPE_CHECKING:
     from tproxy.gateway.http.h1_server import H1Server
 
-HOLD = 1  # why reading is paused: whoever gets the body is slow
-STATUS = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
+HOLD: Final = 1  # why reading is paused: whoever gets the body is slow
+STATUS: Final = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
 
 
 class ServerStream:

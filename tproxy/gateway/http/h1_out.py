@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
-_SMALL = 16 * 1024  # bytes that are worth copying to save a packet
+_SMALL: Final = 16 * 1024  # bytes that are worth copying to save a packet
 
 
 class Outgoing(asyncio.Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http.client import responses
-from typing import cast
+from typing import Final, cast
 
 from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
@@ -18,8 +18,8 @@ from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
-_PIPELINED = 2  # why reading is paused: the next request came too early
-_LINGERED = 256 * 1024  # bytes that are thrown away after our last words
+_PIPELINED: Final = 2  # why reading is paused: the next request came too early
+_LINGERED: Final = 256 * 1024  # bytes that are thrown away after our last words
 
 
 class H1Server(Outgoing):
@@ -79,7 +79,7 @@ class H1Server(Outgoing):
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.stop(self.timer)
+        self.wheel.end(self.timer)
         self.over = self.over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.backends import Backends
 from tproxy.gateway.http.engine import Engine
 from tproxy.gateway.http.h2_limits import Limits as H2Limits
@@ -46,8 +47,9 @@ def web(limits: Limits, means: Callable[[], Means]) -> Web:
     """All of it."""
     loop = asyncio.get_running_loop()
     wheel = Wheel(loop)
-    backends = Backends(means, wheel, limits)
+    guards = Guards()
+    backends = Backends(means, wheel, limits, guards)
     journal = Journal()
-    engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form)
+    engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form, guards)
     h2 = H2Limits(ping=limits.ping_clients, upload=limits.stall, rate=limits.rate)
     return Web(limits, backends, engine, journal, h2)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
 from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError
+from tproxy.core.fields import ConfigError, nearest
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
@@ -105,8 +105,14 @@ def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Fi
             if name in bound:
                 bound[name].append(made)
             elif name != "mesh":
-                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101)")
+                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101){_meant(name, bound)}")
     return bound
+
+
+def _meant(name: str, bound: Bound) -> str:
+    """One of this name in another namespace, or one with nearly this name."""
+    bare = name.rpartition("/")[2]
+    return nearest(name, [other for other in bound if other.rpartition("/")[2] == bare], 0) or nearest(name, bound, 0.6)
 
 
 def _merge(there: list[Server], server: Server, findings: Findings) -> None:
@@ -145,8 +151,12 @@ def _chains(found: list[Server], bound: Bound, auto: Auto, findings: Findings) -
     tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
+            chain = _ended(server, bound, tables)
+            if isinstance(chain, Closed):
+                why = f"{chain.why} and its hosts; tls routes are for PASSTHROUGH"
+                findings.warn(server.gateway, server.path, why)
             for _, host in server.hosts:
-                chains.setdefault(host, _ended(server, bound, tables))
+                chains.setdefault(host, chain)
             continue
         if server.auto:
             for name, passed in auto.chains(server):
