@@ -246,7 +246,9 @@ async def test_a_body_that_trickles_is_408_but_for_streams_of_grpc_and_what_we_h
     client.say(frame(f.DATA, 0, 1, b"x" * (20 if what == "quick" else 1)))
     seen = await _later(client, 0.12)
     refused = what == "trickles"
-    assert (reset(seen) == {1: Code.NO_ERROR}) is refused
+    assert [payload for kind, _, _, payload in seen if kind == f.RST_STREAM] == [bytes(4)] * refused  # NO_ERROR
+    told = [reset.kind for reset in client.site.sinks[0].resets]
+    assert told == {"trickles": [Broken.TIMEOUT], "answered": [Broken.CLOSED]}.get(what, [])
     assert any("1 bytes in 0.1 s" in why for why in client.site.refused) is refused
     assert ended(seen) is None
     if what == "quick":

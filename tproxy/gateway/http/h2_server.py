@@ -225,10 +225,10 @@ class H2Server(Codec):
             why = (
                 f"a body of {stream.got - had} bytes in {limits.upload:g} s; {limits.rate} bytes a second are the least"
             )
+            reset, sink, stream.sink = Reset(Broken.TIMEOUT, why), stream.sink, NOBODY
+            sink.reset(reset)
+            self._refused(reset)
             self.block(stream, self.encoder.encode([(":status", "408"), ("content-length", "0")]), True)
-            stream.sink.reset(Reset(Broken.TIMEOUT, why))
-            self._refuse(stream.number, Code.NO_ERROR, Reset(Broken.TIMEOUT, why))
-            self.wake()
 
     # Drain
 
