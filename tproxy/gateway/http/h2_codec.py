@@ -124,6 +124,7 @@ class Codec(Connection, asyncio.Protocol):
     def look(self) -> None:
         """Something began that has a deadline."""
         if self._asleep:
+            self._quiet = self.clock()  # nobody had anything to say until now
             self._arm(self._step)
 
     def _arm(self, seconds: float) -> None:
