@@ -10,7 +10,7 @@ from tproxy.cli.gateway_endpoints import endpoints
 from tproxy.cli.gateway_explain import SHOWN, explain
 from tproxy.cli.gateway_show import check, listeners, routes
 from tproxy.cli.log import add_log_options
-from tproxy.cli.usage import call, count, port, port_or_none, seconds, seconds_or_none
+from tproxy.cli.usage import call, count, count_or_none, port, port_or_none, seconds, seconds_or_none
 
 EXAMPLES = """examples:
   tproxy gateway check conf/                                 errors and warnings with file, line and field
@@ -147,6 +147,24 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drain", type=seconds_or_none, metavar="SECONDS", default=base.drain, help="to finish after SIGTERM"
     )
+    parser.add_argument(
+        "--stall", type=seconds, metavar="SECONDS", default=base.stall, help="without a byte of a body that is wanted"
+    )
+    parser.add_argument(
+        "--body-rate",
+        type=count_or_none,
+        metavar="BYTES",
+        default=base.body_rate,
+        help="a second that a request's body must bring in each such time, but for gRPC; 0: any (default: 4)",
+    )
+    for peer, default in (("clients", base.ping_clients), ("backends", base.ping_backends)):
+        parser.add_argument(
+            f"--ping-{peer}",
+            type=seconds_or_none,
+            metavar="SECONDS",
+            default=default,
+            help=f"of silence on HTTP/2 with open streams until a PING; 0: never (default: {default:g})",
+        )
     parser.add_argument("--default-sni", metavar="NAME", default="", help="taken for clients that send no SNI")
     parser.add_argument("--mesh", metavar="FILE", help="a sidecar's configuration: our identity for ISTIO_MUTUAL")
     parser.add_argument("--half-open", type=count, metavar="N", default=base.half_open, help="of one address at once")
@@ -161,7 +179,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stats-port",
-        type=int,
+        type=port_or_none,
         metavar="PORT",
         default=15090,
         help="metrics, too, as Envoy's; 0: none (default: 15090)",
