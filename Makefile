@@ -12,52 +12,63 @@ if [ -n "$$missing" ]; then \
   else echo "please install:$$missing"; exit 3; fi; fi
 endef
 
-.PHONY: demo demo-gateway test check bench bench-gateway soak kills torture guest image pod-demo kind-demo bpf wire clean
+# What is compiled is made anew when a source has changed; what is out of date is never taken (tproxy/native.py).
+NATIVE := tproxy/_native/built_from
+READY := $(VENV)/ready $(NATIVE)
 
-demo: $(VENV)/ready
+.PHONY: demo demo-gateway test check native bench bench-gateway soak kills torture guest image pod-demo kind-demo bpf wire clean
+
+demo: $(READY)
 	$(BIN)/tproxy demo
 
-demo-gateway: $(VENV)/ready
+demo-gateway: $(READY)
 	$(BIN)/tproxy demo --gateway --report build/demo-gateway.json
 
 test: check
 	$(BIN)/pytest $(PYTEST)
+	TPROXY_PURE=1 $(BIN)/pytest -q $(TWINS)
 
-check: $(VENV)/ready
+# what runs compiled, once more as it stands in the sources
+TWINS := tests/test_h1_client.py tests/test_h1_server.py tests/test_http_plan.py tests/test_wheel.py \
+         tests/test_gateway_h2.py tests/test_gateway_h2_sections.py tests/test_gateway_pool.py tests/test_gateway_exchange.py
+
+native: $(READY)
+
+check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready
+bench: $(READY)
 	$(BIN)/tproxy bench --rounds 6
 
-bench-gateway: $(VENV)/ready
+bench-gateway: $(READY)
 	$(BIN)/python -m tproxy.bench.front_run
 
-torture: $(VENV)/ready
+torture: $(READY)
 	$(BIN)/python -m tests.torture.run --seconds $(or $(FOR),1800) --seed $(or $(SEED),1)
 
-soak: $(VENV)/ready
+soak: $(READY)
 	TPROXY_SOAK=100000 $(BIN)/pytest tests/test_soak.py --timeout 900
 
-kills: $(VENV)/ready
+kills: $(READY)
 	TPROXY_KILLS=200 $(BIN)/pytest tests/test_control_kill.py -s
 	TPROXY_RESTARTS=50 $(BIN)/pytest tests/test_directory_pods.py -s
 
-guest: $(VENV)/ready
+guest: $(READY)
 	$(BIN)/python -m guest
 
 # Containers need more of Debian; without a registry the images' base comes from debootstrap, once, under build/.
 PODS := podman buildah runc catatonit netavark aardvark-dns iptables debootstrap tcpdump util-linux
-image: $(VENV)/ready
+image: $(READY)
 	$(call install,$(PODS))
 	$(BIN)/python -m images.build
 
-pod-demo: $(VENV)/ready
+pod-demo: $(READY)
 	$(call install,$(PODS))
 	$(BIN)/python -m pods
 
-kind-demo: $(VENV)/ready
+kind-demo: $(READY)
 	$(BIN)/python -m pods --kind
 
 # The object is committed, so that nobody needs clang to run it.
@@ -67,7 +78,7 @@ bpf:
 	llvm-strip -g $(BPF_OUT) 2>/dev/null || $$(ls /usr/bin/llvm-strip-* | tail -1) -g $(BPF_OUT)
 
 # What protoc makes is committed, too.
-wire: $(VENV)/ready
+wire: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(wildcard tproxy/wire/*.proto)
 
 $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
@@ -78,5 +89,10 @@ $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(NATIVE): tproxy/native.txt $(shell cat tproxy/native.txt) | $(VENV)/ready
+	@mkdir -p build
+	$(BIN)/python setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	@grep -E "error: |^warning: " build/native.log || true
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build tproxy/_native *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

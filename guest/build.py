@@ -58,7 +58,9 @@ class Build:
         for name in SOURCE:
             here = self.project / name
             if here.is_dir():
-                shutil.copytree(here, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "_compiled.c"))
+                shutil.copytree(
+                    here, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "_compiled.c", "_native")
+                )
             else:
                 shutil.copy(here, tree / name)
         (tree / "command").write_text(command + "\n")

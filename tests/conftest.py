@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tproxy import native
 from tproxy.world import apps
 from tproxy.world.pods import Pod, World, sweep
 from tproxy.world.sidecars import Authority, Sidecar
@@ -22,6 +23,11 @@ SERVER = {
     },
     "limits": LIMITS,
 }
+
+
+def pytest_report_header() -> str:
+    """What these tests run."""
+    return f"HTTP: {native.FINDER.why_not or 'compiled'}"
 
 
 def pytest_sessionstart() -> None:

@@ -75,6 +75,9 @@ class EchoBackend:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Once; a test may have ended it before."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 

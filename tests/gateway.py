@@ -28,6 +28,7 @@ from tproxy.world.process import Process, wait_for
 
 TPROXY = str(Path(sys.executable).with_name("tproxy"))
 ENV = {"PATH": os.environ["PATH"]}
+CUT_OFF = (16, 35, 55, 56)  # curl's exit codes: it was in the handshake, or writing or reading already (TLS 1.3)
 
 
 def secret(name: str, namespace: str, crt: bytes, key: bytes, **more: bytes) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class Gateway:
 def started(folder: Path, *options: str) -> Process:
     """A gateway that is perhaps not ready yet."""
     argv = [TPROXY, "gateway", "run", "--config", str(folder), "--log-format", "json", "--drain", "1"]
-    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", *options]
+    argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", "--stats-port", "0", *options]
     log = folder.parent / f"{folder.name}-{free_port()}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)

@@ -51,7 +51,8 @@ def asked(client: http.client.HTTPConnection) -> str:
     [
         ("{simple: ROUND_ROBIN}", Balance.ROUND_ROBIN, ""),
         ("{simple: LEAST_CONN}", Balance.LEAST_REQUEST, ""),
-        ("{consistentHash: {useSourceIp: true}}", Balance.LEAST_REQUEST, "consistentHash: DestinationRule shop/web"),
+        ("{consistentHash: {useSourceIp: true}}", Balance.LEAST_REQUEST, ""),
+        ("{localityLbSetting: {enabled: true}}", Balance.LEAST_REQUEST, "localityLbSetting: DestinationRule shop/web"),
         ("{simple: PASSTHROUGH}", Balance.LEAST_REQUEST, "a gateway's clients call the gateway"),
         ("{simpel: RANDOM}", None, "unknown field; did you mean 'simple'?"),
     ],

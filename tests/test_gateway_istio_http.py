@@ -322,7 +322,9 @@ def test_a_shared_connection_serves_whoever_has_the_same_tls_and_misdirects_the_
         (ROUTE | {"fault": {}}, "HTTP fault injection must have an abort and/or a delay"),
         (ROUTE | {"fault": {"abort": {"httpStatus": 99}}}, "HTTP status 99 is not in range 200-599"),
         (ROUTE | {"headers": {"request": {"set": {":path": "x"}}}}, 'header cannot have ":" prefix'),
-        (ROUTE | {"headers": {"request": {"set": {"x": "%REQ(y)%"}}}}, "command operator"),
+        (ROUTE | {"headers": {"request": {"set": {"x": "%REQUEST_ID%"}}}}, "the nearest is %STREAM_ID%"),
+        (ROUTE | {"headers": {"request": {"set": {"x": "100%"}}}}, "%% is a percent sign"),
+        (ROUTE | {"headers": {"request": {"set": {"host": "%REQ(y)%"}}}}, "a host cannot be made of command operators"),
         (
             ROUTE | {"headers": {"request": {"set": {"host": "x"}}}, "rewrite": {"authority": "y"}},
             "cannot be set multiple times",

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from tproxy.core.address import Endpoint
 from tproxy.core.reason import Deny, Reason
+from tproxy.core.routes import Backend, BackendTls
+from tproxy.core.settings import Relay
+from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.guards import Guards
+from tproxy.gateway.http.backends import POOLS, Backends
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.stream import Broken, Client, Reset
 from tproxy.gateway.http.wheel import Wheel
+from tproxy.gateway.tls import Means
+from tproxy.proxy.compiled import reactor
 
 
 class Waiting:
@@ -48,3 +56,21 @@ def test_a_connection_that_breaks_while_it_begins_leaves_nothing_behind() -> Non
         assert not pool._stillborn
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_hosts_that_clients_make_up_leave_no_pools_behind() -> None:
+    """Where TLS asks for the request's host each host has its pool, and a wildcard route lets clients choose it."""
+
+    async def story() -> None:
+        wheel = Wheel(asyncio.get_running_loop())
+        backends = Backends(lambda: Means(Contexts(), None, reactor(Relay.AUTO), 1.0), wheel, Limits(), Guards())
+        backend = Backend("web", (Endpoint.parse("127.0.0.1:1"),), tls=BackendTls("SIMPLE"))
+        kept = backends.pool(backend, backend.endpoints[0], "kept.test")
+        kept.open = 1  # a connection is open
+        for number in range(3 * POOLS):
+            backends.pool(backend, backend.endpoints[0], f"host{number}.test")
+        assert len(backends._pools) <= POOLS
+        assert len(backends._known[id(backend)][1]) <= POOLS
+        assert backends.pool(backend, backend.endpoints[0], "kept.test") is kept
+
+    asyncio.run(story())

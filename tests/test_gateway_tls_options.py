@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests import gateway as gw
+from tests.gateway_mesh import mesh_file, svid
 from tests.pki import Ca, Cert
 from tests.web import curl, rule, service, to, url
 from tproxy.cli import main
 from tproxy.control import authority
 from tproxy.core.config import Config
-from tproxy.core.identity import Snapshot, SpiffeId, Svid
+from tproxy.core.identity import Snapshot, SpiffeId
 from tproxy.core.reason import Deny
 from tproxy.core.routes import ServerTls, TlsMode
 from tproxy.gateway.contexts import Contexts
@@ -191,12 +191,6 @@ def workload(root: authority.Pair) -> Iterator[int]:
         listener.close()
 
 
-def svid(root: authority.Pair, who: SpiffeId) -> Svid:
-    key, now = authority.new_key("ecdsa"), authority.utc_now()
-    leaf = authority.Pair(authority.issue(root, who, key.public_key(), authority.INTERMEDIATE_LIFE, now), key)
-    return Svid(who, leaf.certificate_pem(), leaf.key_pem(), leaf.certificate.serial_number, 0, 0)
-
-
 def destination(name: str, *names: str) -> dict[str, Any]:
     tls = {"mode": "ISTIO_MUTUAL", **({"subjectAltNames": list(names)} if names else {})}
     spec = {"host": f"{name}.shop.svc.cluster.local", "trafficPolicy": {"tls": tls}}
@@ -206,13 +200,7 @@ def destination(name: str, *names: str) -> dict[str, Any]:
 
 def test_pods_of_the_mesh_are_called_with_our_own_identity_and_must_be_who_is_expected(tmp_path: Path) -> None:
     root, port = authority.new_root("mesh.local", "ecdsa", authority.utc_now()), gw.free_port()
-    own = svid(root, GATEWAY)
-    for name, text in (("cert", own.chain_pem), ("key", own.key_pem), ("ca", root.certificate_pem())):
-        (tmp_path / f"{name}.pem").write_bytes(text)
-        (tmp_path / f"{name}.pem").chmod(0o600)
-    identity = {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key", "ca")}
-    mesh = tmp_path / "mesh.yaml"
-    mesh.write_text(yaml.safe_dump({"trustDomain": "mesh.local", "identity": identity}))
+    mesh = mesh_file(tmp_path, root, GATEWAY)
     names = {"any": (), "right": (str(POD),), "wrong": ("spiffe://mesh.local/ns/shop/sa/other",)}
     with workload(root) as pod:
         objects = [gw.gateway_yaml(gw.server(port, "HTTP", "*"))]

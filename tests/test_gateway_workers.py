@@ -104,3 +104,33 @@ def test_samples_are_added_and_the_earliest_time_counts(pages: list[dict[str, in
     for name in {name for page in pages for name in page}:
         values = [page[name] for page in pages if name in page]
         assert found[name] == (min(values) if name.endswith("_seconds") else sum(values))
+
+
+def test_a_second_gateway_with_workers_does_not_take_half_of_the_firsts_connections(tmp_path: Path) -> None:
+    """SO_REUSEPORT lets it; so it has to be noticed, before and after a reload."""
+    port, later = gw.free_port(), gw.free_port()
+    first, second = tmp_path / "first", tmp_path / "second"
+    gw.write(first / "all.yaml", gw.gateway_yaml(gw.server(port, "HTTP", "*")))
+    gw.write(second / "all.yaml", gw.gateway_yaml(gw.server(later, "HTTP", "*")))
+    with gw.running(first, "--workers", "2") as gateway:
+        gateway.said("ready: ports", 2)
+        late = gw.started(first, "--workers", "3")
+        assert late.popen.wait(15) == 3
+        assert f"port {port}: another gateway with --workers has it" in late.log.read_text()
+        with gw.running(second, "--workers", "2") as other:
+            other.said("ready: ports", 2)
+            gw.write(second / "all.yaml", gw.gateway_yaml(gw.server(port, "HTTP", "*")))
+            other.said("not taken up, what was served before goes on", 2)
+            gw.write(first / "all.yaml", gw.gateway_yaml(gw.server(gw.free_port(), "HTTP", "*")))
+            gateway.said("reloaded: ports", 2)
+            gw.write(second / "all.yaml", gw.gateway_yaml(gw.server(port, "HTTP", "a.example.com")))
+            other.said(f"reloaded: ports {port}", 2)
+
+
+def test_a_port_that_a_single_gateway_has_is_refused_to_workers(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    gw.write(folder / "all.yaml", gw.gateway_yaml(gw.server(gw.free_port(), "HTTP", "*")))
+    with gw.running(folder):
+        late = gw.started(folder, "--workers", "2")
+        assert late.popen.wait(15) == 3
+        assert "who listens there already?" in late.log.read_text()

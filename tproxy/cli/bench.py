@@ -15,6 +15,7 @@ from tproxy.bench import plan
 from tproxy.bench.figures import IDLE, KINDS, MEASURES
 from tproxy.cli import Verbs
 from tproxy.cli.need import root_and_programs
+from tproxy.cli.usage import count, seconds
 
 TOOLS = {
     "nginx": "nginx-light",
@@ -44,9 +45,9 @@ def register(verbs: Verbs) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=_count, metavar="N", help="interleaved rounds (default 6, quick: 1)")
+    parser.add_argument("--rounds", type=count, metavar="N", help="interleaved rounds (default 6, quick: 1)")
     parser.add_argument(
-        "--seconds", type=_seconds, metavar="S", help="length of one measurement (default 1.5, quick: 0.3)"
+        "--seconds", type=seconds, metavar="S", help="length of one measurement (default 1.5, quick: 0.3)"
     )
     parser.add_argument("--only", type=_names, default=[], metavar="NAME,NAME", help="these pairs and measures only")
     parser.add_argument("--quick", action="store_true", help="one short round of the pairs that the goals need")
@@ -88,15 +89,3 @@ def _names(text: str) -> list[str]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return names
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    if (value := float(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli.usage import option
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 LOOK = 30.0  # seconds
+_OF_A_CLUSTER = (
+    "watch_namespace",
+    "gateway_class",
+    "publish_service",
+    "address",
+    "api_server",
+    "token_file",
+    "ca_file",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +49,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
 
 
+def misplaced(args: argparse.Namespace) -> None:
+    """ConfigError for what means nothing without a cluster."""
+    for name in _OF_A_CLUSTER:
+        if getattr(args, name) and not args.kubernetes:
+            said = f"--{name.replace('_', '-')}"
+            raise ConfigError("command line", said, "is for a cluster: say --kubernetes, too", getattr(args, name))
+
+
 def cluster_of(args: argparse.Namespace) -> Cluster:
     """Not asked yet."""
     if args.config or args.folder:
@@ -48,10 +66,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
     default = f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else "https://kubernetes.default.svc"
-    try:
-        server = parse_api_server(args.api_server or default)
-    except ValueError as error:
-        raise ConfigError("command line", "--api-server", str(error), args.api_server or default) from error
+    server = option("--api-server", parse_api_server, args.api_server or default)
     token, authority = args.token_file or f"{SECRETS}/token", args.ca_file or f"{SECRETS}/ca.crt"
     return Cluster(Kubernetes(*server, token, authority), _words(args.watch_namespace))
 
@@ -61,10 +76,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class Following:
-    """The cluster, and what was last made of it."""
+    """The cluster, and what was last made of it. Of several workers each follows it, and one ``writes`` statuses."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._args, self._cluster = args, cluster_of(args)
+    def __init__(self, args: argparse.Namespace, writes: bool = True) -> None:
+        self._args, self._cluster, self._writes = args, cluster_of(args), writes
         self._loaded: Loaded | None = None
         self._missing: Mapping[Bind, KernelError] = {}
         self._fresh = asyncio.Event()
@@ -78,7 +93,8 @@ class Following:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cluster.run())
             group.create_task(self._take(gate, metrics, again))
-            group.create_task(self._tell())
+            if self._writes:
+                group.create_task(self._tell())
 
     async def _take(self, gate: Gate, metrics: Metrics, again: asyncio.Event) -> None:
         while True:
@@ -147,6 +163,7 @@ class Following:
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
             taken=taken,
+            bundles=self._cluster.bundles,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
 

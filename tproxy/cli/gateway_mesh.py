@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from tproxy.proxy.side import State
 
 log = logging.getLogger("tproxy")
+LOOK = 5.0  # seconds
 
 
 def mesh_of(path: str) -> Config:
@@ -26,16 +29,24 @@ def mesh_of(path: str) -> Config:
 
 
 async def join(path: str, gate: Gate, refused: Callable[[], None]) -> None:
-    """Get it and keep it fresh, for ever; until it is there, backends of the mesh are not called."""
+    """Get it and keep it fresh, for ever; until it is there, the mesh is neither called nor let in."""
     from tproxy.proxy.generations import Generations
 
     def taken(state: State) -> None:
-        gate.mesh = state.contexts
+        gate.join(state)
         log.info("in the mesh as %s", state.own)
 
     generations = Generations(mesh_of(path), lambda: mesh_of(path), path, taken, refused)
     try:
         taken(await generations.first())
-        await generations.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(generations.run())
+            group.create_task(_expire(gate))
     finally:
         generations.stop()
+
+
+async def _expire(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(LOOK)
+        gate.expire(time.monotonic())

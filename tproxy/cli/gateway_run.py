@@ -6,18 +6,21 @@ import argparse
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
-from tproxy.cli.gateway_dump import Dump, admin_socket
-from tproxy.cli.gateway_kubernetes import Following
+from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page, pages_of, stats_socket
+from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
+from tproxy.cli.words import counted
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -36,8 +39,10 @@ log = logging.getLogger("tproxy")
 def run(args: argparse.Namespace) -> int:
     """In this process, or in several."""
     start_logging(args)
-    if args.workers < 1 or (args.workers > 1 and args.kubernetes):
-        raise ConfigError("command line", "--workers", "expected 1 or more, and 1 with --kubernetes", args.workers)
+    misplaced(args)
+    if args.workers < 1:
+        raise ConfigError("command line", "--workers", "expected 1 or more", args.workers)
+    args.session_key = secrets.token_bytes(32)  # before workers are: they know each other's sessions
     return _run(args, None) if args.workers == 1 else gateway_workers.run(args, _run)
 
 
@@ -48,14 +53,20 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     from tproxy.gateway.directory import Directory
     from tproxy.kernel import privileges
 
-    settings = replace(source.settings_of(args), worker=ties.number if ties else 0)
+    if native.FINDER.why_not:
+        log.warning("HTTP: Python runs it, which is slower: %s", native.FINDER.why_not)
+    settings = source.settings_of(args)
+    if ties is not None:
+        settings = replace(settings, worker=ties.number, family=ties.family)
     if args.mesh:
         mesh_of(args.mesh)
-    world = Following(args) if args.kubernetes else Directory(source.folder_of(args))
+    world = Following(args, writes=not settings.worker) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(
-            str(source.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
+            str(source.folder_of(args)),
+            "",
+            f"{counted(len(loaded.errors), 'error')}: tproxy gateway check lists them",
         )
     gc.collect()  # what the YAML was: keys were in it
     gc.freeze()
@@ -97,6 +108,7 @@ async def _serve(
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
     metrics.registry.register(gate.web.journal)
+    metrics.registry.register(gate.web.engine.guards)
     if loaded is not None:
         gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -144,7 +156,7 @@ async def _follow(
         try:
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
-                raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
+                raise ConfigError(str(source.folder_of(args)), "", counted(len(loaded.errors), "error"))
             gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()
@@ -171,14 +183,21 @@ def _pages(
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
-    dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+    dump = Dump(
+        lambda: gate.table,
+        lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()},
+        pages_of(args),
+    )
+    admin = {"/config_dump": dump.page, "/clusters": lambda: endpoints_page(gate)}
     if ties is not None:
-        return [(ties.pages, {"/config_dump": dump.page, **told})]
+        return [(ties.pages, {**admin, **told})]
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
         made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.stats_port and (sock := stats_socket(args.stats_port)) is not None:
+        made.append((sock, told))
     if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
-        made.append((sock, {"/config_dump": dump.page, **told}))
+        made.append((sock, {**admin, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))
     return made

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tproxy.core.address import Network, parse_network
+from tproxy.cli.usage import option
+from tproxy.core.address import parse_address, parse_network
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import parse_hostname
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def folder_of(args: argparse.Namespace) -> Path:
     """The directory, from either way to say it."""
     if not (folder := args.config or args.folder):
-        raise ConfigError("command line", "--config", "is missing: the directory of YAML files")
+        raise ConfigError("command line", "DIR", "is missing: the directory of YAML files")
     return Path(folder)
 
 
@@ -38,7 +39,7 @@ def site_of(args: argparse.Namespace) -> Site:
     from tproxy.gateway.site import Site
 
     namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
-    return Site(secrets=Where(namespace, args.secrets_beside))
+    return Site(secrets=Where(namespace, args.secrets_beside), session_key=getattr(args, "session_key", b""))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -46,7 +47,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from tproxy.gateway.settings import Settings
 
     return Settings(
-        host=args.listen,
+        host=str(option("--listen", parse_address, args.listen)) if args.listen else "",
         hello=args.hello,
         connect=args.connect,
         drain=args.drain,
@@ -54,24 +55,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         half_open=args.half_open,
         access_log=args.access_log,
         workers=args.workers,
-        default_sni=parse_default(args.default_sni),
-        proxy_from=tuple(_network(part) for part in args.proxy_from.split(",") if part),
+        default_sni=option("--default-sni", parse_hostname, args.default_sni) if args.default_sni else "",
+        proxy_from=tuple(option("--proxy-from", parse_network, part) for part in args.proxy_from.split(",") if part),
     )
-
-
-def parse_default(name: str) -> str:
-    """A host name, or none."""
-    try:
-        return parse_hostname(name) if name else ""
-    except ValueError as error:
-        raise ConfigError("command line", "--default-sni", str(error), name) from error
-
-
-def _network(text: str) -> Network:
-    try:
-        return parse_network(text)
-    except ValueError as error:
-        raise ConfigError("command line", "--proxy-from", str(error), text) from error
 
 
 def load(args: argparse.Namespace) -> Loaded:

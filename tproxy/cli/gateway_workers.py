@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tproxy.cli.gateway_dump import admin_socket
+from tproxy.cli.gateway_dump import admin_socket, stats_socket
 from tproxy.core.metrics_text import added
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 ANSWER = 2.0  # seconds for a worker's page
-PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump"})
+PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump", "/clusters"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Ties:
     number: int
     pages: socket.socket
     parent: int
+    family: str  # drawn, for claims of ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class _Worker:
 def run(args: argparse.Namespace, one: Callable[[argparse.Namespace, Ties], int]) -> int:
     """Fork, and stay until all have ended; 0 if all ended well after a signal."""
     mine, theirs = os.pipe()  # the end that is written to is ours alone: it closes when we are gone
-    workers = []
+    workers, family = [], os.urandom(8).hex()
     for number in range(args.workers):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         listener.bind("")  # unix(7), autobind: an abstract name that nobody has
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, one: Callable[[argparse.Namespace, Ties], int]
         pid = os.fork()
         if not pid:
             os.close(theirs)
-            os._exit(_worker(args, one, Ties(number, listener, mine)))
+            os._exit(_worker(args, one, Ties(number, listener, mine, family)))
         workers.append(_Worker(pid, listener.getsockname()))
         listener.close()
     os.close(mine)
@@ -126,6 +127,8 @@ def _sockets(args: argparse.Namespace) -> Iterator[socket.socket]:
     for port in (args.metrics_port, args.ready_port):
         if port:
             yield plain_listener(any_host(), port)
+    if args.stats_port and (stats := stats_socket(args.stats_port)) is not None:
+        yield stats
     if args.admin_port and (admin := admin_socket(args.admin_port)) is not None:
         yield admin
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tproxy.cli import Verbs
 from tproxy.cli.ask import page
+from tproxy.cli.usage import port
 from tproxy.cli.words import ago, span, when
 from tproxy.core.certificates.renewal import is_short
 from tproxy.core.config import Ports
@@ -33,7 +34,7 @@ def register(verbs: Verbs) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=Ports().admin, metavar="PORT", help="the sidecar's ports.admin")
+    parser.add_argument("--port", type=port, default=Ports().admin, metavar="PORT", help="the sidecar's ports.admin")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)
 

@@ -25,7 +25,7 @@ EXAMPLES = """examples:
 
 Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, ReplicationControllers, PodTemplates and Lists
 of them get a sidecar; every other document is printed as it is, byte by byte. Comments and the order of keys stay.
-What a pod's author may say: annotations tproxy.dev/..., README. Remarks go to stderr.
+What a pod's author may say: annotations tproxy.dev/..., docs/injection.md. Remarks go to stderr.
 
 settings (YAML): image, imagePullPolicy, native, secret, roots, namespace, neverIn, oldKernels, token: {audience,
 seconds}, resources: {cpu, memory, cpuLimit, memoryLimit}, config: what every sidecar starts from, as in sidecar.yaml

@@ -9,6 +9,7 @@ from typing import Any
 
 from tproxy.cli import Verbs
 from tproxy.cli.ask import page
+from tproxy.cli.usage import port, seconds
 from tproxy.cli.words import ago
 from tproxy.core.config import Ports
 
@@ -30,8 +31,8 @@ def register(verbs: Verbs) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=Ports().admin, metavar="PORT", help="the sidecar's ports.admin")
-    parser.add_argument("--since", type=float, default=FAR, metavar="SECONDS", help="only who did so in these")
+    parser.add_argument("--port", type=port, default=Ports().admin, metavar="PORT", help="the sidecar's ports.admin")
+    parser.add_argument("--since", type=seconds, default=FAR, metavar="SECONDS", help="only who did so in these")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)
 

@@ -8,6 +8,7 @@ from http.client import HTTPConnection, HTTPException
 
 from tproxy.cli import Verbs
 from tproxy.cli.source import add_config_option, config_of
+from tproxy.cli.usage import seconds
 
 EXAMPLE = """example:
   tproxy wait --timeout 60       postStart: the next container starts when the sidecar is ready
@@ -26,8 +27,8 @@ def register(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="give up after (default: 60)")
-    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="just let this time pass")
+    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="give up after (default: 60)")
+    parser.add_argument("--seconds", type=seconds, metavar="SECONDS", help="just let this time pass")
     parser.set_defaults(run=run)
 
 

@@ -15,6 +15,11 @@ def ago(moment: float, now: float) -> str:
     return f"{span(now - moment)} ago" if moment else "never"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 port``, ``2 ports``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def span(seconds: float) -> str:
     """In the two largest units."""
     from tproxy.control.explain import in_words

@@ -19,7 +19,7 @@ from tproxy.core.reason import Deny, Reason
 from tproxy.core.settings import Mixed
 
 MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
-_MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
+MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def ingress(target: Endpoint, mode: Mode, first: First, rule: str = "mode strict
     if mode is Mode.DISABLE:
         return Plain(target, f"mode disable on port {target.port}")
     if mode is Mode.PERMISSIVE:
-        if isinstance(first, Hello) and _MESH_ALPNS.intersection(first.alpn):
+        if isinstance(first, Hello) and MESH_ALPNS.intersection(first.alpn):
             return Terminate(target)
         return Plain(target, f"mode permissive on port {target.port}")
     match first:

@@ -10,6 +10,7 @@ tproxy.core.fields.ConfigError: sidecar.yaml: modee: unknown field; did you mean
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,29 +20,44 @@ T = TypeVar("T")
 _DIGITS = re.compile("[0-9]{1,10}")
 _WORD = 256  # characters of what may be a misspelt word: comparing takes longer the longer they are
 _SECRET = "PRIVATE KEY"  # RFC 7468: in the first line of every kind of PEM key
+_COMPARED = 500
+_BASE64 = "LS0tLS1CRUdJTi"  # how "-----BEGIN " begins, as Secrets have it
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: where, which field, which value, why, and the nearest valid one."""
 
     def __init__(self, where: str, field: str, why: str, value: object = None, valid: Iterable[str] = ()) -> None:
-        if _SECRET in str(value):  # pasted into the wrong field: neither it nor what a parser said of it is repeated
+        if is_key(value):  # pasted into the wrong field: neither it nor what a parser said of it is repeated
             value, why, valid = None, "a private key does not belong here", ()
         said = (why,) if value is None else (_short(repr(value), 80), _short(why, 400))
         word = field.rpartition(".")[2] if value is None else str(value)
-        super().__init__(": ".join(part for part in (where, field, *said) if part) + _nearest(word, valid))
+        super().__init__(": ".join(part for part in (where, field, *said) if part) + nearest(word, valid))
+
+
+def is_key(value: object) -> bool:
+    """Whether a private key was pasted there, as PEM or as its base64."""
+    text = str(value)
+    at = text.find(_BASE64)
+    if _SECRET in text or at < 0:
+        return _SECRET in text
+    try:
+        return _SECRET.encode() in base64.b64decode(text[at : at + 64])
+    except ValueError:
+        return True  # cut off, and not to be repeated either
 
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _nearest(word: str, valid: Iterable[str]) -> str:
-    """What was meant, perhaps; case does not matter, as Istio writes STRICT where we write strict."""
+def nearest(word: str, valid: Iterable[str], cutoff: float = 0.4) -> str:
+    """What was meant, perhaps; case does not matter, as Istio writes STRICT where we write strict. Of very many names
+    none is proposed: comparing takes 10 us each."""
     if len(word) > _WORD:
         return ""
     names = {name.lower(): name for name in sorted(valid)}
-    near = difflib.get_close_matches(word.lower(), names, 1, 0.4)
+    near = difflib.get_close_matches(word.lower(), names, 1, cutoff) if len(names) <= _COMPARED else ()
     return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
@@ -60,7 +76,7 @@ class Fields:
     def name(self, key: object) -> str:
         """The full name of a field, as in ``inbound.rules[0].ports``, printable whatever stands in the file."""
         text = str(key) if str(key).isprintable() else repr(key)
-        text = "(a private key)" if _SECRET in text else _short(text, 80)
+        text = "(a private key)" if is_key(text) else _short(text, 80)
         return f"{self.path}.{text}" if self.path else text
 
     def place(self, name: str) -> str:
@@ -82,7 +98,7 @@ class Fields:
     def text(self, key: str, default: str = "") -> str:
         """One line of text: a name or a path, and never a pasted key."""
         value = self.raw(key, default)
-        if not isinstance(value, str) or not value.isprintable() or _SECRET in value:
+        if not isinstance(value, str) or not value.isprintable() or is_key(value):
             raise self.error(key, "expected one line of text", value)
         return value
 

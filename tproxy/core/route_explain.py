@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tproxy.core.hostnames import why_not
-from tproxy.core.http.routes import HttpTable, Request
+from tproxy.core.http.routes import Entry, HttpTable, Request
 from tproxy.core.reason import Deny
 from tproxy.core.routes import (
     Backend,
@@ -41,6 +41,7 @@ class Line:
     where: str
     backends: tuple[Backend, ...]
     why_not: str = ""
+    match: str = ""  # what a request must be besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,13 @@ def lines(listener: Listener | UdpListener) -> Iterator[Line]:
         case HttpListener(port, table):
             yield from _requests(port, "", table)
         case TlsListener(port, names):
+            tables: list[HttpTable] = []  # names of one server share theirs
             for host, chain in names.items():
                 yield from _chain(port, host, chain)
+                inside = chain.inside if isinstance(chain, Terminate) else None
+                if isinstance(inside, HttpTable) and not any(inside is table for table in tables):
+                    tables.append(inside)
+                    yield from _requests(port, chain.server, inside)
 
 
 def told(listener: Listener, name: str | None, request: Request | None) -> Told:
@@ -119,14 +125,16 @@ def _chain(port: int, host: str, chain: Chain) -> Iterator[Line]:
 def _requests(port: int, server: str, table: HttpTable) -> Iterator[Line]:
     for host, entries in table.hosts.items():
         for entry in entries:
-            yield Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends)
+            yield _entry(port, host, server, entry)
+
+
+def _entry(port: int, host: str, server: str, entry: Entry, why_not: str = "") -> Line:
+    rule = entry.rule
+    return Line(port, "http", host, server, rule.name, rule.where, rule.backends, why_not, str(entry.match))
 
 
 def _request(port: int, server: str, table: HttpTable, request: Request) -> Told:
-    seen = [
-        Line(port, "http", host, server, entry.rule.name, entry.rule.where, entry.rule.backends, why)
-        for host, entry, why in table.explain(request)
-    ]
+    seen = [_entry(port, host, server, entry, why) for host, entry, why in table.explain(request)]
     taken = seen.pop() if seen and not seen[-1].why_not else None
     refusal = "" if taken else f"404: no HTTP rule holds for {request.method} {request.host}{request.path}"
     return Told(port, taken, refusal, tuple(seen))

@@ -18,7 +18,9 @@ from typing import TypeAlias
 
 from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
-from tproxy.core.decide import First, Gone, Silence
+from tproxy.core.balance.affinity import Affinity
+from tproxy.core.balance.limits import Care
+from tproxy.core.decide import MESH_ALPNS, First, Gone, Silence
 from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, Filters
@@ -36,6 +38,7 @@ class TlsMode(StrEnum):
     TERMINATE = "terminate"
     MUTUAL = "mutual"
     OPTIONAL_MUTUAL = "optional_mutual"
+    MESH = "istio_mutual"  # with our own SVID, for peers that show theirs
 
 
 class ProxyProtocol(StrEnum):
@@ -82,6 +85,8 @@ class Backend:
     filters: Filters = NO_FILTERS  # of HTTP
     http2: bool = False  # it speaks HTTP/2, also without TLS
     balance: Balance = Balance.LEAST_REQUEST
+    affinity: Affinity | None = None  # goes before balance, for requests that have its key
+    care: Care | None = None  # what is bounded and watched, if anything is
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ class Passthrough:
 
     server: str
     route: Route
+    mesh: bool = False  # for mTLS of the mesh alone, which its protocols tell (ALPN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,7 @@ def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | D
     """What a client's first bytes mean on a TLS port. Whatever is not a whole ClientHello is refused, never guessed."""
     match first:
         case Hello(sni=name, alpn=alpn):
-            return (_challenge(listener, name) if alpn == _ACME else None) or by_sni(listener, name)
+            return (_challenge(listener, name) if alpn == _ACME else None) or _spoken(by_sni(listener, name), alpn)
         case NotTls(why):
             return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
         case Malformed(why):
@@ -217,6 +223,14 @@ def _challenge(listener: TlsListener, name: str | None) -> Passthrough | None:
     if isinstance(chain, Terminate | Closed) and chain.acme is not None:
         return Passthrough(chain.server, chain.acme)
     return None
+
+
+def _spoken(chain: Passthrough | Terminate | Deny, alpn: tuple[str, ...]) -> Passthrough | Terminate | Deny:
+    if isinstance(chain, Passthrough) and chain.mesh and not MESH_ALPNS.intersection(alpn):
+        offered = f"the client offers {', '.join(alpn)}" if alpn else "the client offers none"
+        why = f"AUTO_PASSTHROUGH takes mTLS of the mesh alone, by its ALPN ({', '.join(sorted(MESH_ALPNS))}); {offered}"
+        return Deny(Reason.NO_ROUTE, why, chain.server)
+    return chain
 
 
 def by_sni(listener: TlsListener, name: str | None) -> Passthrough | Terminate | Deny:

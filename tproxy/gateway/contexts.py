@@ -118,7 +118,7 @@ class Contexts:
         """Where a CA is missing nobody's certificate holds."""
         ca = b"".join(self.material[name].ca for name in check.ca if name in self.material)
         crl = self.material[check.crl].crl if check.crl in self.material else b""
-        return Check(ca, crl, _judge(check), mode is TlsMode.MUTUAL, check.insecure)
+        return Check(ca, crl, judge_of(check), mode is TlsMode.MUTUAL, check.insecure)
 
     def _digests(self, names: Iterable[str]) -> tuple[bytes, ...]:
         return tuple(self.material[name].digest if name in self.material else b"" for name in names)
@@ -127,7 +127,7 @@ class Contexts:
         return self.material[name].pair if name else None
 
 
-def _judge(check: ClientCheck) -> Judge:
+def judge_of(check: ClientCheck) -> Judge:
     """What is asked of a client's certificate besides its issuer."""
 
     def judge(leaf: x509.Certificate, _: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, nearest
 from tproxy.gateway.objects import Object
 
 
@@ -41,11 +41,23 @@ class Findings:
         return [finding for finding in self.found if finding.level == "error"]
 
 
+def then(why: str, what: str) -> str:
+    """A reason, which may end in a question, and what comes of it."""
+    return f"{why}{' ' if why.endswith('?') else '; '}{what}"
+
+
 def refuse(fields: Fields, names: Iterable[str]) -> None:
     """ConfigError for a field that exists elsewhere and not here: to ignore it would change what the rule means."""
     for name in names:
         if fields.raw(name) not in (None, [], {}):
             raise fields.error(name, "is not supported by this gateway")
+
+
+def spelt(fields: Fields, *names: str) -> None:
+    """ConfigError for a field that is nearly one of these; others may be of a later version of the definition."""
+    for key in fields.data:
+        if key not in names and nearest(str(key), names, 0.75):
+            raise fields.error(key, "unknown field", valid=names)
 
 
 def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findings) -> None:
@@ -69,7 +81,8 @@ def by_kind(
         if thing.group != group:
             continue
         if thing.kind not in kinds:
-            findings.warn(thing, "kind", f"is not read by this gateway{yet}; {', '.join(read)} are")
+            why = f"is not read by this gateway{yet}; {', '.join(read)} are"
+            findings.warn(thing, "kind", f"{why}{nearest(thing.kind, read, 0.7)}")
         elif thing.version not in versions:
             findings.error(thing.error("apiVersion", f"expected one of {', '.join(versions)}", thing.version))
         else:

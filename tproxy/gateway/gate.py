@@ -19,17 +19,21 @@ from tproxy.core.routes import Bind, Listener, Table, UdpListener
 from tproxy.core.settings import Relay
 from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.datagrams import Datagrams
+from tproxy.gateway.envoy.dump import backends
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
+from tproxy.gateway.mesh import Mesh
 from tproxy.gateway.secrets import Material
 from tproxy.gateway.settings import Settings
 from tproxy.gateway.tls import Means
+from tproxy.kernel.claim import Claim, claim
 from tproxy.kernel.datagram import datagram_socket
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyReactor, reactor
+from tproxy.proxy.live import overdue
 from tproxy.proxy.server import Handler, Server, drain
-from tproxy.proxy.tls import Contexts as MeshContexts
+from tproxy.proxy.side import State
 
 log = logging.getLogger("tproxy")
 
@@ -68,12 +72,13 @@ class Gate:
     contexts: Contexts = field(default_factory=Contexts)
     reactor: AnyReactor = field(default_factory=lambda: reactor(Relay.AUTO))
     draining: bool = False
-    mesh: MeshContexts | None = None  # our own identity, once it is there
+    mesh: Mesh | None = None  # our own identity, once it is there
     web: Web = field(init=False)
     _servers: dict[Bind, Server[Door]] = field(default_factory=dict)
     _closed: list[Server[Door]] = field(default_factory=list)  # whose connections still run
     _half_open: Counter[Address] = field(default_factory=Counter)
     _datagrams: dict[Bind, Datagrams] = field(default_factory=dict)
+    _claims: dict[Bind, Claim] = field(default_factory=dict)  # of ports that workers share
 
     def __post_init__(self) -> None:
         self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
@@ -81,7 +86,8 @@ class Gate:
     @property
     def means(self) -> Means:
         """With what backends are called by TLS, at this moment."""
-        return Means(self.contexts, self.mesh, self.reactor, self.settings.connect)
+        mesh = self.mesh.contexts if self.mesh is not None else None
+        return Means(self.contexts, mesh, self.reactor, self.settings.connect)
 
     def take(self, table: Table, material: Mapping[str, Material]) -> None:
         """Serve this table with these credentials from now on.
@@ -105,6 +111,7 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
+        self.web.engine.guards.follow(backend for _, backend in backends(table))
         self._log_requests()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)
@@ -114,11 +121,23 @@ class Gate:
         for server in fresh.values():
             server.start()
         self._servers |= fresh
+        self._unclaim()
         for bind in self._datagrams.keys() - table.datagrams.keys():
             self._datagrams.pop(bind).stop()
         for each in datagrams.values():
             each.start()
         self._datagrams |= datagrams
+
+    def join(self, state: State) -> None:
+        """Another generation of our identity: who would not be let in by it is cut."""
+        mesh = self.mesh = Mesh(state)
+        for server in (*self._servers.values(), *self._closed):
+            server.cut(mesh.fallen)
+
+    def expire(self, clock: float) -> None:
+        """Cut those of the mesh whose certificates have ended."""
+        for server in (*self._servers.values(), *self._closed):
+            server.cut(lambda traces: overdue(traces, clock))
 
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)
@@ -128,7 +147,7 @@ class Gate:
         found: dict[Bind, KernelError] = {}
         for bind in table.listeners.keys() - self._servers.keys():
             try:
-                self._listen(bind).close()
+                self._listen(bind, probe=True).close()
             except KernelError as error:
                 found[bind] = error
         for bind in self._of_udp(table):
@@ -138,8 +157,15 @@ class Gate:
                 found[bind] = error
         return found
 
-    def _listen(self, bind: Bind) -> socket.socket:
-        return front_listener(bind[0] or self.settings.host, bind[1], shared=self.settings.workers > 1)
+    def _listen(self, bind: Bind, probe: bool = False) -> socket.socket:
+        host, port, shared = bind[0] or self.settings.host, bind[1], self.settings.workers > 1
+        if shared and bind not in self._claims:
+            self._claims[bind] = claim(host, port, self.settings.family)
+        return front_listener(host, port, shared=shared, probe=probe)
+
+    def _unclaim(self) -> None:
+        for bind in self._claims.keys() - self._servers.keys():
+            self._claims.pop(bind).close()
 
     def _of_udp(self, table: Table) -> set[Bind]:
         """Ports without a socket yet. Of several workers the first has them: datagrams of a client belong together."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
+from typing import TypeVar
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.core.http.filters import Pairs
+from tproxy.core.http.operators import Format, parse
 from tproxy.core.http.routes import Kind, Text
 from tproxy.gateway.regex import compile_regex
 
+T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,4096}")  # RFC 9110, 5.5: no control characters
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:h|ms|m|us|ns|s))+")
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]*|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
+_COOKIE_PATH = re.compile(r"[\x20-\x3a\x3c-\x7e]{0,1024}")  # RFC 6265, 4.1.1: no semicolon, no control character
 _BLANK = re.compile(r"[\x00-\x20\x7f#]")
 _PART = re.compile(r"([0-9.]+)([a-z]+)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -35,6 +39,20 @@ def header_name(text: object) -> str:
     return text.lower()
 
 
+def cookie_name(text: object) -> str:
+    """RFC 6265, 4.1.1: a token; case matters."""
+    if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+        raise ValueError("expected a cookie's name: letters, digits and !#$%&'*+-.^_`|~")
+    return text
+
+
+def cookie_path(text: object) -> str:
+    """What may stand in a cookie's Path."""
+    if not isinstance(text, str) or not _COOKIE_PATH.fullmatch(text):
+        raise ValueError("expected a path without ';'")
+    return text
+
+
 def changed_header(text: object) -> str:
     """A name that a rule may set, add or remove."""
     name = "host" if text == ":authority" else header_name(text)
@@ -52,17 +70,12 @@ def header_value(text: object) -> str:
     return text.strip(" \t").encode().decode("latin-1")
 
 
-def literal(text: object) -> str:
-    """A value that Envoy would format: its ``%REQ(x)%`` is an error here, since it would arrive as it stands."""
-    value = header_value(text)
-    if "%" in value.replace("%%", ""):
-        raise ValueError(
-            "holds a command operator (%...%), which is not supported by this gateway; %% is a percent sign"
-        )
-    return value.replace("%%", "%")
+def formatted(text: object) -> str | Format:
+    """A value that may have Envoy's command operators."""
+    return parse(header_value(text), socket.gethostname())
 
 
-def pairs(fields: Fields, key: str, value: Callable[[object], str]) -> Pairs:
+def pairs(fields: Fields, key: str, value: Callable[[object], T]) -> tuple[tuple[str, T], ...]:
     """A mapping of headers."""
     named = fields.inner(key)
     try:

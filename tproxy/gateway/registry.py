@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, nearest
 from tproxy.core.hostnames import parse_hostname
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
@@ -24,6 +24,7 @@ class Member:
     port: str  # the service port's name
     endpoint: Endpoint
     labels: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +66,34 @@ class Registry:
 
     def find(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[tuple[Endpoint, ...], str]:
         """The endpoints of a host's port that have all these labels, or why there are none."""
+        members, fault = self._members(host, port, labels)
+        return tuple(member.endpoint for member in members), fault
+
+    def weights(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[int, ...]:
+        """Of the same endpoints, in the same order; none where all weigh the same."""
+        found = tuple(member.weight for member in self._members(host, port, labels)[0])
+        return found if len(set(found)) > 1 else ()
+
+    def _members(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[list[Member], str]:
         service = self.services.get(host)
         if service is None:
-            return (), "there is no such Service or ServiceEntry"
+            return [], f"there is no such Service or ServiceEntry{self._meant(host)}"
         if service.fault:
-            return (), service.fault
+            return [], service.fault
         if port is None and len(service.ports) != 1:
-            return (), f"has several ports ({_listed(service)}): say which"
+            return [], f"has several ports ({_listed(service)}): say which"
         name = service.ports.get(next(iter(service.ports)) if port is None else port)
         if name is None:
-            return (), f"has no port {port}; it has {_listed(service)}"
+            return [], f"has no port {port}; it has {_listed(service)}"
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
-        return tuple(m.endpoint for m in members), "" if members else NOT_READY
+        return members, "" if members else NOT_READY
+
+    def _meant(self, host: str) -> str:
+        """A Service of this name in another namespace, or one of this namespace with nearly this name."""
+        name, _, rest = host.partition(".")
+        if elsewhere := sorted(other for other in self.services if other.partition(".")[0] == name):
+            return f"; did you mean {elsewhere[0]!r}?"
+        return nearest(host, (other for other in self.services if other.partition(".")[2] == rest), 0.8)
 
     def only_port(self, host: str) -> int | None:
         """The port of a host that has one."""
@@ -104,11 +121,13 @@ class Registry:
         names = {number: entry.text("name", str(number)) for number, entry in ports.items()}
         members: list[Member] = []
         for entry in () if fault else spec.each("endpoints"):
-            own = entry.inner("ports")
+            own, weight = entry.inner("ports"), entry.integer("weight", 0, 0, 2**32 - 1) or 1
             for number, port in ports.items():
                 target = own.parsed(names[number], parse_port, port.parsed("targetPort", parse_port, number))
                 labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
-                members.append(Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels))
+                members.append(
+                    Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels, weight)
+                )
         for host in spec.some("hosts", parse_hostname):
             speaks = frozenset(
                 number for number, entry in ports.items() if is_http2("", entry.text("protocol").lower())

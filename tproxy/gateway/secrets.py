@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tproxy.core.certificates.pem import certificates
+from tproxy.core.fields import nearest
 from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
 
 _LARGEST = 1 << 20  # bytes of a file
+SESSIONS, SHORTEST = "tproxy-session-key", 16  # a Secret beside the gateway's pod; bytes of its ``key``
 CHAIN, KEY, CA, CRL = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert"), ("ca.crl", "crl")
 
 
@@ -45,8 +47,8 @@ class Material:
 class Vault:
     """The Secrets and ConfigMaps of a configuration, and what rules have asked for."""
 
-    def __init__(self, objects: Iterable[Object], where: Where) -> None:
-        self._where = where
+    def __init__(self, objects: Iterable[Object], where: Where, session_key: bytes = b"") -> None:
+        self._where, self._session_key = where, session_key
         self._objects = {
             (one.kind, *one.key): one for one in objects if not one.group and one.kind in ("Secret", "ConfigMap")
         }
@@ -57,6 +59,20 @@ class Vault:
         """The gateway pod's."""
         return self._where.namespace
 
+    def session_key(self) -> tuple[bytes, str]:
+        """Under which sessions are sealed, and why others do not know it: then it is this process's own."""
+        name = f"{self.namespace}/{SESSIONS}"
+        thing = self._objects.get(("Secret", self.namespace, SESSIONS))
+        if thing is None:
+            return self._session_key, f"{_title(name)} does not exist"
+        try:
+            found = _entry(thing, ("key",))
+        except ValueError as error:
+            return self._session_key, f"{_title(name)}: {error}"
+        if len(found) < SHORTEST:
+            return self._session_key, f"{_title(name)} has no key of {SHORTEST} bytes or more"
+        return found, ""
+
     def credential(self, name: str, namespace: str) -> str | None:
         """The full name of the Secret that an Istio object in this namespace means; None if there is none."""
         name = name.removeprefix("kubernetes://")
@@ -64,6 +80,17 @@ class Vault:
             if ("Secret", where, name) in self._objects:
                 return f"{where}/{name}"
         return None
+
+    def missing(self, name: str, namespace: str) -> str:
+        """Why there is no such credential, and what was meant perhaps: ``namespace`` is the Istio object's."""
+        said = f"Secret {name} does not exist in namespace {self._where.namespace} (IST0101)"
+        if ("Secret", namespace, name) in self._objects:
+            return f"{said}; there is one in {namespace}, where --secrets-beside looks, too"
+        return said + self._meant(name, self._where.namespace)
+
+    def _meant(self, name: str, namespace: str, kind: str = "Secret") -> str:
+        there = (one for what, where, one in self._objects if (what, where) == (kind, namespace))
+        return nearest(name, there, 0.6)
 
     def fault(self, name: str) -> str:
         """Why a Secret (``namespace/name``) is no certificate with its key; empty if it is one. It is kept, if so."""
@@ -87,7 +114,7 @@ class Vault:
         namespace, _, plain = rest.partition("/")
         thing = self._objects.get(("ConfigMap" if kind else "Secret", namespace, plain))
         if thing is None:
-            return f"{_title(name)} does not exist"
+            return f"{_title(name)} does not exist{self._meant(plain, namespace, 'ConfigMap' if kind else 'Secret')}"
         try:
             chain, key, ca, crl = (_entry(thing, names) for names in (CHAIN, KEY, CA, CRL))
             return self.keep(name, chain, key, ca, crl)
@@ -112,7 +139,8 @@ class Vault:
         digest = hashlib.sha256(b"\0".join((chain, key, ca, crl))).digest()
         if ca and not certificates(ca):
             raise ValueError("ca.crt is not PEM")
-        made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
+        pair = KeyPair(b"".join(certificates(chain)), key)  # a key may stand beside them, and chains are shown
+        made = self.material[name] = Material(name, leaf, pair, ca, crl, digest)
         return made
 
 
@@ -133,6 +161,8 @@ def _title(name: str) -> str:
 
 
 def _leaf(chain: bytes, key: bytes) -> Leaf:
+    if b"PRIVATE KEY" in chain and b"-----BEGIN CERTIFICATE" in key:
+        raise ValueError("tls.crt holds a key, and tls.key a certificate")
     for text, what in ((chain, CHAIN[0]), (key, KEY[0])):
         if b"-----BEGIN " not in text:
             raise ValueError(f"{what} is not PEM")

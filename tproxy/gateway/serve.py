@@ -41,7 +41,7 @@ async def plain(down: socket.socket, trace: Trace, door: Door) -> Record:
         listener = door.listener
         return listener.table if isinstance(listener, HttpListener) else NO_TABLE
 
-    served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port), table)
+    served = _Served(door, trace, Caller(str(trace.source.ip), "http", trace.target.port, link=trace), table)
     conn = served.codec("")
     reset_on_close(down, False)
     leg = PlainLeg(
@@ -62,10 +62,11 @@ async def ended(down: socket.socket, chain: Terminate, trace: Trace, door: Door)
             seen, found = listener, _within(listener, chain, trace.sni or door.gate.settings.default_sni)
         return found
 
-    served = _Served(door, trace, Caller(str(trace.source.ip), "https", trace.target.port, trace.sni), table)
+    caller = Caller(str(trace.source.ip), "https", trace.target.port, trace.sni, link=trace)
+    served = _Served(door, trace, caller, table)
 
     def made(told: Told) -> Codec:
-        served.caller = replace(served.caller, xfcc=told.xfcc)
+        served.caller = replace(served.caller, xfcc=told.xfcc, peer=told.peer)
         return served.codec(told.alpn)
 
     transport = await secure(down, chain, made, trace, door)
@@ -88,6 +89,8 @@ def _within(listener: Listener | None, chain: Terminate, name: str) -> HttpTable
 
 class _Served:
     """One connection, whichever codec it gets."""
+
+    __deletable__ = ("made",)  # compiled, an attribute else cannot be taken away
 
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
         self.web, self.trace, self.caller, self.table = door.gate.web, trace, caller, table
@@ -137,6 +140,7 @@ class _Served:
             return self.trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
         finally:
             self.web.open.discard(conn)
+            del self.made  # each holds the other: its memory goes now, and not with a collection
         left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
         outcome = Outcome.CLOSED if left else Outcome.RESET
         return self.trace.moved(Moved(conn.received, conn.sent, outcome, "source"))

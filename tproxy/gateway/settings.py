@@ -20,5 +20,6 @@ class Settings:
     default_sni: str = ""  # what a client is taken to ask for that asks for no name
     workers: int = 1  # processes on the same ports; caps are each one's own
     worker: int = 0  # which of them this is; UDP is the first one's
+    family: str = ""  # a name that these processes share and no others have
     access_log: str = ""  # off, text or json; nothing: as Telemetry objects say, and off without any
     proxy_from: tuple[Network, ...] = ()  # who must send a PROXY header; nobody else may connect then

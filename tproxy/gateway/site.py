@@ -26,6 +26,8 @@ class Site:
     secrets: Where = field(default_factory=Where)
     binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with an address of their own
     taken: frozenset[Bind] = frozenset()  # ports that cannot be had
+    bundles: Mapping[str, str] = field(default_factory=dict)  # versions of the Gateway API that definitions are of
+    session_key: bytes = field(default=b"", repr=False)  # of this process and its workers; a Secret's goes before it
 
 
 ANYWHERE = Site()

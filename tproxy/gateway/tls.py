@@ -14,24 +14,27 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from tproxy.core.certificates.subject import PeerCertificate
 from tproxy.core.certificates.xfcc import xfcc
 from tproxy.core.hostnames import is_address
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import TlsFacts
-from tproxy.core.routes import BackendTls, Terminate
+from tproxy.core.routes import BackendTls, Terminate, TlsMode
 from tproxy.gateway.contexts import Contexts
+from tproxy.gateway.mesh import NOWHERE
 from tproxy.identity import fronts
 from tproxy.identity.fronts import Notes
-from tproxy.identity.leaf import PeerCertificate, peer_certificate
-from tproxy.identity.openssl import TlsError, verify_message
+from tproxy.identity.leaf import peer_certificate
+from tproxy.identity.openssl import Tls, TlsError, verify_message
 from tproxy.identity.trust import reason
 from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
-from tproxy.proxy.tls import MAX_HANDSHAKE, denial, handshake
 from tproxy.proxy.tls import Contexts as MeshContexts
+from tproxy.proxy.tls import denial, handshake, session, shaken
 from tproxy.proxy.trace import Trace
 from tproxy.proxy.transport import LINGER
 
@@ -50,12 +53,13 @@ class Told:
     alpn: str  # "" where none was agreed on
     facts: TlsFacts
     peer: PeerCertificate | None = None
+    own: str = ""  # our SPIFFE id, where it was shown
 
     @property
     def xfcc(self) -> str:
         """As X-Forwarded-Client-Cert says it; empty without a verified certificate."""
         peer = self.peer
-        return "" if peer is None else xfcc(peer.hash, peer.pem, peer.subject, peer.uris, peer.dns)
+        return "" if peer is None else xfcc(peer.hash, peer.pem, peer.subject, peer.uris, peer.dns, self.own)
 
 
 async def secure(
@@ -70,23 +74,47 @@ async def secure(
     if isinstance(leg, Deny):
         return leg
     leg.sock = socket.socket(fileno=sock.detach())  # the transport's alone, which may outlive the connection's task
-    told = Told(trace.sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()), _proven(leg))
+    told = Told(trace.sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()), _proven(leg, trace), trace.own)
     return door.gate.reactor.attach(leg, factory(told), told)
 
 
 async def accept(sock: socket.socket, chain: Terminate, trace: Trace, door: Door) -> TlsLeg | Deny:
     """The server's handshake alone, for bytes that a relay carries."""
     alpn = HTTP if isinstance(chain.inside, HttpTable) else ()  # bytes may be any protocol: none is chosen for them
+    if chain.tls.mode is TlsMode.MESH:
+        return await _of_mesh(sock, chain, alpn, trace, door)
     role = door.gate.contexts.server(chain.tls, trace.sni or door.gate.settings.default_sni, alpn)
     if isinstance(role, Deny):
         return role
     tls, notes = fronts.connection(role)
     leg = TlsLeg(sock, tls)
     with door.gate.half_open(trace.source.ip) as full:
-        refused = full or await _shake(leg, notes, door.gate.settings.hello, door.gate.reactor, True)
+        refused = full or await _shake(
+            leg, partial(_of_client, notes=notes), door.gate.settings.hello, door.gate.reactor, LINGER
+        )
     if refused is None:
         trace.tls = TlsFacts(*tls.agreed())
     return refused or leg
+
+
+async def _of_mesh(
+    sock: socket.socket, chain: Terminate, alpn: tuple[str, ...], trace: Trace, door: Door
+) -> TlsLeg | Deny:
+    """With our own SVID, to who has one."""
+    if (mesh := door.gate.mesh) is None:
+        return NOWHERE
+    role = mesh.server(alpn, chain.tls.minimum)
+    leg = TlsLeg(sock, Tls(role))
+    with door.gate.half_open(trace.source.ip) as full:
+        told = partial(denial, server=True)
+        refused = full or await _shake(leg, told, door.gate.settings.hello, door.gate.reactor, LINGER)
+    found = refused or session(leg, role)
+    if isinstance(found, Deny):
+        return found
+    if (deny := mesh.admit(trace, found, chain.tls.check)) is not None:
+        return deny
+    now = door.gate.mesh  # which may be another by now
+    return next((deny for _, deny in now.fallen((trace,))), leg) if now is not None else NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +157,7 @@ async def connect(
     if not is_address(name):
         made.ask_for(name)
     leg = TlsLeg(sock, made)
-    return await _shake(leg, notes, means.seconds, means.reactor, False) or leg
+    return await _shake(leg, partial(_of_backend, notes=notes), means.seconds, means.reactor) or leg
 
 
 async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLeg | Deny:
@@ -144,18 +172,15 @@ async def _workload(sock: socket.socket, tls: BackendTls, means: Means) -> TlsLe
     return found.leg
 
 
-async def _shake(leg: TlsLeg, notes: Notes, seconds: float, reactor: AnyReactor, server: bool) -> Deny | None:
+async def _shake(
+    leg: TlsLeg, told: Callable[[TlsError], Deny], seconds: float, reactor: AnyReactor, linger: float = 0
+) -> Deny | None:
+    """``linger``: seconds in which a peer that is refused may still read why."""
     try:
-        async with asyncio.timeout(seconds):
-            await reactor.shake(leg, MAX_HANDSHAKE)
-    except TimeoutError:
-        return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
+        return await shaken(leg, seconds, reactor)
     except TlsError as error:
-        await _last_words(leg, reactor, LINGER if server else 0)
-        return _of_client(error, notes) if server else _of_backend(error, notes)
-    except OSError as error:
-        return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    return None
+        await _last_words(leg, reactor, linger)
+        return told(error)
 
 
 async def _last_words(leg: TlsLeg, reactor: AnyReactor, seconds: float) -> None:
@@ -202,8 +227,10 @@ def _reason(code: int, otherwise: Reason) -> Reason:
     return otherwise if found is Reason.PEER_UNTRUSTED else found
 
 
-def _proven(leg: TlsLeg) -> PeerCertificate | None:
+def _proven(leg: TlsLeg, trace: Trace) -> PeerCertificate | None:
     """The client's certificate, if it showed one and that holds."""
+    if trace.proven is not None:
+        return peer_certificate(trace.proven.chain)
     notes = leg.tls.connection.get_app_data()
     verified = isinstance(notes, Notes) and notes.seen and not notes.code and not notes.why
     return peer_certificate(leg.tls.peer_chain()) if verified else None

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from tproxy.core.certificates import pem
-from tproxy.core.certificates.subject import Names
+from tproxy.core.certificates.subject import Names, PeerCertificate
 from tproxy.identity.openssl import UNUSABLE_KEY, TlsError
 
 
@@ -31,18 +31,6 @@ class Leaf:
 
     names: tuple[str, ...]  # DNS names, or the common name where there is none; lower case
     kind: str  # rsa, ec, other
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCertificate:
-    """A client's certificate, as X-Forwarded-Client-Cert names its parts. Only verified ones become one."""
-
-    hash: str  # SHA-256 of the DER, hexadecimal
-    subject: str  # RFC 2253
-    uris: tuple[str, ...]
-    dns: tuple[str, ...]
-    pem: str = field(repr=False)
-    chain: str = field(repr=False)  # PEM: leaf and what the client sent with it
 
 
 def leaf_of(pair: KeyPair) -> Leaf:
@@ -98,8 +86,10 @@ def peer_certificate(sent: tuple[bytes, ...]) -> PeerCertificate | None:
     """Of a verified chain in DER, leaf first; None of an empty one, or where the leaf is beyond cryptography."""
     try:
         leaf = x509.load_der_x509_certificate(sent[0])
-        subject = leaf.subject.rfc4514_string()
+        subject, issuer = leaf.subject.rfc4514_string(), leaf.issuer.rfc4514_string()
     except (IndexError, ValueError):
         return None
     names, blocks = names_of(leaf), [pem.encoded("CERTIFICATE", der).decode() for der in sent]
-    return PeerCertificate(hash_of(leaf), subject, names.uris, names.dns, blocks[0], "".join(blocks))
+    return PeerCertificate(
+        hash_of(leaf), subject, names.uris, names.dns, blocks[0], "".join(blocks), issuer, f"{leaf.serial_number:x}"
+    )

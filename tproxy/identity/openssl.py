@@ -63,7 +63,7 @@ def role(
     server: bool,
     svid: Svid,
     bundle: bytes,
-    alpn: str,
+    alpn: Sequence[str],
     groups: Sequence[str] = (),
     resumption: bool = False,
     proven: bool = False,
@@ -76,6 +76,7 @@ def role(
 
     Host names are not checked, because a SPIFFE id is, before the first byte is forwarded. With ``proven`` our own
     chain has been verified against the bundle: its intermediates, which most peers share, need no second look then.
+    Of the protocols in ``alpn`` a server takes the first that is offered, or none.
     """
     made = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
     try:
@@ -91,7 +92,7 @@ def role(
         _credentials(made, svid, bundle, proven)
     except SSL.Error as error:
         raise made_error(error) from None
-    _alpn(made, server, alpn.encode())
+    _alpn(made, server, [name.encode() for name in alpn])
     _tickets(made, resumption)
     return Role(made, server, verifier)
 
@@ -127,13 +128,12 @@ def _credentials(made: SSL.Context, svid: Svid, bundle: bytes, proven: bool) -> 
         raise made_error(error) from None
 
 
-def _alpn(made: SSL.Context, server: bool, name: bytes) -> None:
+def _alpn(made: SSL.Context, server: bool, names: list[bytes]) -> None:
     if not server:
-        made.set_alpn_protos([name])
+        made.set_alpn_protos(names)
         return
-    made.set_alpn_select_callback(
-        lambda _connection, offered: name if name in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-    )
+    none = SSL.NO_OVERLAPPING_PROTOCOLS
+    made.set_alpn_select_callback(lambda _, offered: next((name for name in names if name in offered), none))
 
 
 def _tickets(made: SSL.Context, resumption: bool) -> None:

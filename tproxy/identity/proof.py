@@ -122,7 +122,7 @@ def _read(crls: tuple[bytes, ...]) -> None:
 def _prove(svid: Svid, bundle: bytes) -> None:
     """A TLS 1.3 handshake with ourselves, both sides verifying, in memory."""
     try:
-        ends = tuple(Tls(role(server, svid, bundle, "own")) for server in (False, True))
+        ends = tuple(Tls(role(server, svid, bundle, ("own",))) for server in (False, True))
     except TlsError as error:
         if error.reason in _PAIR:
             raise UnusableError(Part.PAIR, "does not fit: the key is another certificate's") from error

@@ -16,6 +16,7 @@ import struct
 import termios
 
 from tproxy.core.address import Address, Endpoint
+from tproxy.core.balance.limits import Keepalive
 from tproxy.kernel.errors import KernelError
 
 IP_TRANSPARENT = 19  # linux/in.h
@@ -66,10 +67,13 @@ def plain_listener(host: str, port: int) -> socket.socket:
     return sock
 
 
-def front_listener(host: str, port: int, backlog: int = 4096, shared: bool = False) -> socket.socket:
+def front_listener(
+    host: str, port: int, backlog: int = 4096, shared: bool = False, probe: bool = False
+) -> socket.socket:
     """A gateway's listening socket; without a host all addresses, IPv4 and IPv6 at once. No capability is needed.
 
-    ``shared``: other processes of this user listen there, too, and the kernel shares connections out.
+    ``shared``: other processes of this user listen there, too, and the kernel shares connections out. ``probe``: it
+    is only to be seen whether the port can be had: nobody is to be accepted by a socket that goes again.
     """
     host = host or any_host()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,7 +86,8 @@ def front_listener(host: str, port: int, backlog: int = 4096, shared: bool = Fal
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         _tune(sock, 0)
         sock.bind((host, port))
-        sock.listen(backlog)
+        if not probe:
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         advice = (
@@ -159,6 +164,17 @@ def _tune(sock: socket.socket, mark: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
     for option, value in KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def keep_alive(sock: socket.socket, wanted: Keepalive) -> None:
+    """Other probes than ours; what is 0 stays. Those that the kernel does not take (tcp(7)) are the nearest it does."""
+    for option, value, most in (
+        (socket.TCP_KEEPIDLE, wanted.time, 32767),
+        (socket.TCP_KEEPINTVL, wanted.interval, 32767),
+        (socket.TCP_KEEPCNT, wanted.probes, 127),
+    ):
+        if value:
+            sock.setsockopt(socket.IPPROTO_TCP, option, min(value, most))
 
 
 def original_destination(sock: socket.socket) -> Endpoint:

@@ -166,9 +166,14 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _credentials(where: Kubernetes) -> tuple[str, ssl.SSLContext]:
-    context = ssl.create_default_context(cafile=where.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=where.ca_file)
+        token = Path(where.token_file).read_text(encoding="ascii").strip()
+    except FileNotFoundError as error:
+        missing = ", ".join(name for name in (where.ca_file, where.token_file) if not Path(name).exists())
+        raise ApiError(f"{missing}: No such file or directory") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return Path(where.token_file).read_text(encoding="ascii").strip(), context
+    return token, context
 
 
 @asynccontextmanager

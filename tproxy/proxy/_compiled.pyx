@@ -19,7 +19,7 @@ from tproxy.kernel.sock import cap_receive_buffer, reset_on_close
 from tproxy.kernel.sockmap import STEP as _STEP
 from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
-from tproxy.proxy.transport import HIGH as _HIGH, LINGER, LOW as _LOW, Base
+from tproxy.proxy.transport import HIGH as _HIGH, LINGER, LOW as _LOW, NOBODY, Base
 
 cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -632,7 +632,8 @@ cdef class Line(Watched):
         self.loop.call_soon(self.reactor.lines.discard, self)
 
     def gone(self, error):
-        self.protocol.connection_lost(error)
+        protocol, self.protocol = self.protocol, NOBODY  # each holds the other
+        protocol.connection_lost(error)
 
 
 cdef class Wait(Watched):

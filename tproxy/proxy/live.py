@@ -68,7 +68,7 @@ def fallen(traces: Iterable[Trace], old: State, new: State) -> Iterable[tuple[Tr
     for trace in traces:
         if not trace.carrying:
             continue  # ``admit`` will look at it
-        deny = (_policy(trace, new) if policy else None) or (_chain(trace, new) if trust else None)
+        deny = (_policy(trace, new) if policy else None) or (disproven(trace, new) if trust else None)
         if deny is not None:
             yield trace, deny
 
@@ -88,7 +88,7 @@ def _policy(trace: Trace, state: State) -> Deny | None:
     return deny and Deny(Reason.CUT_BY_POLICY, deny.why, deny.rule)
 
 
-def _chain(trace: Trace, state: State) -> Deny | None:
+def disproven(trace: Trace, state: State) -> Deny | None:
     """As it would have been judged at its start, by what is known now: expiry is the deadline's business."""
     if trace.proven is None:
         return None

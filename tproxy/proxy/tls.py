@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tproxy.core.config import Config
@@ -62,15 +63,13 @@ class Session:
 
 def contexts(snapshot: Snapshot, config: Config) -> Contexts:
     """Contexts that trust the bundles of our own and of the federated trust domains. The snapshot must be proven."""
-    own, federated = config.trust_domain, (other.trust_domain for other in config.trust.federated)
-    bundles = b"".join(snapshot.bundles[domain] for domain in (own, *federated) if domain in snapshot.bundles)
-    verifier = Verifier(snapshot, config.trust, own)
+    bundles, verifier = _bundles(snapshot, config), Verifier(snapshot, config.trust, config.trust_domain)
     server, client = (
         role(
             is_server,
             snapshot.svid,
             bundles,
-            MESH_ALPN,
+            (MESH_ALPN,),
             config.groups,
             config.fast.resumption,
             proven=True,
@@ -82,25 +81,47 @@ def contexts(snapshot: Snapshot, config: Config) -> Contexts:
     return Contexts(snapshot, server, client, verifier)
 
 
+def front(made: Contexts, config: Config, alpn: Sequence[str], tls12: bool) -> Role:
+    """A server of the same generation that speaks other protocols. Nothing resumes: each caller shows its chain."""
+    snapshot = made.snapshot
+    bundles = _bundles(snapshot, config)
+    return role(True, snapshot.svid, bundles, alpn, config.groups, proven=True, tls12=tls12, verifier=made.verifier)
+
+
+def _bundles(snapshot: Snapshot, config: Config) -> bytes:
+    federated = (other.trust_domain for other in config.trust.federated)
+    domains = (config.trust_domain, *federated)
+    return b"".join(snapshot.bundles[domain] for domain in domains if domain in snapshot.bundles)
+
+
 async def handshake(
     sock: socket.socket, side: Role, seconds: float, reactor: AnyReactor, ticket: Ticket | None = None
 ) -> Session | Deny:
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
     leg = TlsLeg(sock, Tls(side, ticket))
     try:
+        failed = await shaken(leg, seconds, reactor)
+    except TlsError as error:
+        _last_alert(sock, leg.tls)
+        return denial(error, side.server)
+    return failed or session(leg, side)
+
+
+async def shaken(leg: TlsLeg, seconds: float, reactor: AnyReactor) -> Deny | None:
+    """The handshake itself; TlsError where OpenSSL ends it."""
+    try:
         async with asyncio.timeout(seconds):
             await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
-    except TlsError as error:
-        _last_alert(sock, leg.tls)
-        return denial(error, side.server)
+    except TlsError:
+        raise
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    return _session(leg, side)
+    return None
 
 
-def _session(leg: TlsLeg, side: Role) -> Session | Deny:
+def session(leg: TlsLeg, side: Role) -> Session | Deny:
     """Who the peer is. A resumed handshake verified nothing, so that the chain it stands on is judged anew."""
     tls, verifier = leg.tls, side.verifier
     assert verifier is not None  # contexts() gives each role one

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 HIGH, LOW = 128 * 1024, 32 * 1024  # bytes held back: from here on the protocol is asked to pause, from there to resume
+NOBODY = asyncio.Protocol()  # who is called once the connection is lost
 LINGER = 1.0  # seconds in which a peer may read our last bytes although it still sends
 
 
@@ -276,4 +277,5 @@ class Line(asyncio.Transport):
             self._loop.call_soon(self._gone, error)
 
     def _gone(self, error: Exception | None) -> None:
-        self._protocol.connection_lost(error)
+        protocol, self._protocol = self._protocol, NOBODY  # each holds the other
+        protocol.connection_lost(error)

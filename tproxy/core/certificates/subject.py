@@ -7,7 +7,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 
@@ -21,6 +21,20 @@ class Names:
 
     def __str__(self) -> str:
         return ", ".join((*self.dns, *self.uris, *self.ips)) or "no name"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client's certificate, as X-Forwarded-Client-Cert names its parts. Only verified ones become one."""
+
+    hash: str  # SHA-256 of the DER, hexadecimal
+    subject: str  # RFC 2253
+    uris: tuple[str, ...]
+    dns: tuple[str, ...]
+    pem: str = field(repr=False)
+    chain: str = field(repr=False)  # PEM: leaf and what the client sent with it
+    issuer: str = ""
+    serial: str = ""  # hexadecimal
 
 
 def is_for(names: Names, wanted: Iterable[str]) -> bool:

@@ -14,8 +14,9 @@ from tproxy.core.http.filters import Retry, Timeouts
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
+from tproxy.core.http.onward import Forward
 from tproxy.core.http.path import BadPathError, normal
-from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable, Request
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 
@@ -65,6 +66,12 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
     yield f"sent to {forward.backend.name} as {head.method} {head.target} of {head.authority}"
     if forward.delay:
         yield f"after {forward.delay:g} s"
+    if forward.rule.session is not None:
+        yield f"endpoint by {forward.rule.session}"
+    elif forward.backend.affinity is not None:
+        yield f"endpoint by {forward.backend.affinity}"
+    if forward.backend.care is not None:
+        yield from (f"endpoints: {words}" for words in forward.backend.care.words())
     had = set(asked.headers)
     kept = {name for name, _ in head.headers}
     yield from (f"header {name}: {value}" for name, value in head.headers if (name, value) not in had)
@@ -75,6 +82,9 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
     for change in (respond.first.response, respond.second.response):
         yield from (f"response header {name}: {value} (set)" for name, value in change.set)
         yield from (f"response header {name}: {value} (added)" for name, value in change.add)
+        yield from (
+            f"response header {name}: {form} ({'added' if adds else 'set'})" for name, form, adds in change.formats
+        )
         yield from (f"response without header {name}" for name in change.remove)
     yield from (f"response header {name}: {value}" for name, value in respond.cors)
 

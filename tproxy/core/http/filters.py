@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from tproxy.core.http.head import Headers
+    from tproxy.core.http.operators import Format, Moment
     from tproxy.core.http.routes import Text
     from tproxy.core.routes import Backend
 
@@ -33,17 +34,29 @@ class HeaderChange:
     set: Pairs = ()
     add: Pairs = ()
     remove: tuple[str, ...] = ()
+    formats: tuple[tuple[str, Format, bool], ...] = ()  # to be made of the moment; True: added
 
     def __bool__(self) -> bool:
-        return bool(self.set or self.add or self.remove)
+        return bool(self.set or self.add or self.remove or self.formats)
 
-    def applied(self, headers: Headers) -> Headers:
+    def applied(self, headers: Headers, moment: Moment | None = None) -> Headers:
         """Other headers; the order of those that stay is kept."""
+        if self.formats and moment is not None:
+            return self._made(moment).applied(headers)
         gone = {*self.remove, *(name for name, _ in self.set)}
         kept = [pair for pair in headers if pair[0] not in gone] if gone else list(headers)
         kept += self.set
         kept += self.add
         return kept
+
+    def _made(self, moment: Moment) -> HeaderChange:
+        """What has no value is not sent; nor is what a client sent in its place, as Envoy would."""
+        found = [(name, form.at(moment), adds) for name, form, adds in self.formats]
+        return HeaderChange(
+            (*self.set, *((name, value) for name, value, adds in found if value and not adds)),
+            (*self.add, *((name, value) for name, value, adds in found if value and adds)),
+            (*self.remove, *(name for name, value, adds in found if not value and not adds)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

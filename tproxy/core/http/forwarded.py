@@ -6,12 +6,29 @@ envoyproxy.io, http_conn_man/headers (use_remote_address, no trusted hops).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tproxy.core.http.filters import NO_FILTERS, Filters, Flavour, Pairs
 from tproxy.core.http.head import Headers, Reply
 
-_OURS = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
+if TYPE_CHECKING:
+    from tproxy.core.address import Endpoint
+    from tproxy.core.certificates.subject import PeerCertificate
+    from tproxy.core.http.operators import Moment
+    from tproxy.core.record import TlsFacts
+
+_ISTIO: Final = Flavour.ISTIO
+_OURS: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
+
+
+class Link(Protocol):
+    """A client's connection, for values that tell of it."""
+
+    source: Endpoint
+    target: Endpoint
+    tls: TlsFacts | None
+    own: str  # our SPIFFE id, if we showed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +40,8 @@ class Client:
     port: int = 80
     sni: str = ""
     xfcc: str = ""  # what X-Forwarded-Client-Cert says of the client's verified certificate
+    peer: PeerCertificate | None = None  # that certificate
+    link: Link | None = None
 
 
 def forwarded(headers: Headers, client: Client, request_id: str) -> Headers:
@@ -53,21 +72,26 @@ class Respond:
     first: Filters = NO_FILTERS
     second: Filters = NO_FILTERS
     cors: Pairs = ()
+    moment: Moment | None = None  # where a value has operators
 
-    def __call__(self, reply: Reply, milliseconds: int) -> Reply:
+    def __call__(self, reply: Reply, milliseconds: int, endpoint: Endpoint | None = None) -> Reply:
         """The reply as the client gets it; the time is that until the backend's first byte."""
         if reply.status < 200 and reply.status != 101:
             return reply
         headers = reply.headers
         for filters in (self.first, self.second):
-            if filters.response:
-                headers = filters.response.applied(headers)
+            if filters is not NO_FILTERS and filters.response:
+                headers = filters.response.applied(headers, self._now(reply, headers, endpoint))
         if self.cors:
             ours = {name for name, _ in self.cors}
             headers = [pair for pair in headers if pair[0] not in ours]
             headers += self.cors
-        if self.flavour is Flavour.ISTIO:
+        if self.flavour is _ISTIO:
             headers = [pair for pair in headers if pair[0] not in ("server", "x-envoy-upstream-service-time")]
             headers.append(("x-envoy-upstream-service-time", str(milliseconds)))
             headers.append(("server", "istio-envoy"))
         return Reply(reply.status, headers)
+
+    def _now(self, reply: Reply, headers: Headers, endpoint: Endpoint | None) -> Moment | None:
+        moment = self.moment
+        return moment and replace(moment, status=reply.status, answer=headers, endpoint=endpoint)

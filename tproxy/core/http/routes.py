@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tproxy.core.balance.session import Session
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, NO_TIMEOUTS, Direct, Fault, Filters, Flavour, Retry, Timeouts
 from tproxy.core.http.index import Index
@@ -127,7 +128,14 @@ class Match:
             return False
         if self.authority is not None and not self.authority.matches(asked.authority):
             return False
-        return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
+        return not self.without or not any(_has(text, asked.headers.get(name)) for name, text in self.without)
+
+    def __str__(self) -> str:
+        single = (("path", self.path), ("method", self.method), ("scheme", self.scheme), ("authority", self.authority))
+        named = (("header ", self.headers), ("query ", self.query), ("not header ", self.without))
+        said = [f"{what} {text}" for what, text in single if text is not None]
+        said += [f"{what}{name} {text}" for what, pairs in named for name, text in pairs]
+        return ", ".join(said)
 
     @property
     def is_catch_all(self) -> bool:
@@ -160,6 +168,7 @@ class Rule:
     direct: Direct | None = None
     fault: Fault | None = None
     decorator: str = ""  # x-envoy-decorator-operation, which Istio's gateway sends
+    session: Session | None = None
 
 
 @dataclass(frozen=True, slots=True)

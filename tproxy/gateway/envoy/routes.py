@@ -176,15 +176,17 @@ def _changes(filters: Filters) -> Json:
 
 def _change(which: str, change: HeaderChange) -> Json:
     made: Json = {}
-    if change.set or change.add:
+    if change.set or change.add or change.formats:
         made[f"{which}_headers_to_add"] = [
-            *(_option(name, value, "OVERWRITE_IF_EXISTS_OR_ADD") for name, value in change.set),
-            *(_option(name, value, "APPEND_IF_EXISTS_OR_ADD") for name, value in change.add),
+            *(_option(name, value.replace("%", "%%"), False) for name, value in change.set),
+            *(_option(name, value.replace("%", "%%"), True) for name, value in change.add),
+            *(_option(name, str(form), adds) for name, form, adds in change.formats),
         ]
     if change.remove:
         made[f"{which}_headers_to_remove"] = list(change.remove)
     return made
 
 
-def _option(name: str, value: str, action: str) -> Json:
-    return {"header": {"key": name, "value": value.replace("%", "%%")}, "append_action": action}
+def _option(name: str, value: str, adds: bool) -> Json:
+    action = "APPEND_IF_EXISTS_OR_ADD" if adds else "OVERWRITE_IF_EXISTS_OR_ADD"
+    return {"header": {"key": name, "value": value}, "append_action": action}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, spelt
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Vault
 
@@ -77,6 +77,10 @@ class World:
             for where, sources, targets in self.grants
         )
 
+    def refused(self, kind: str, namespace: str, to: Ref) -> str:
+        """What is missing where ``permits`` says no."""
+        return f"no ReferenceGrant permits {to}: none in {to.namespace} is from {kind} of {namespace} to {to.kind}"
+
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""
         return {"kubernetes.io/metadata.name": namespace, **self.namespaces.get(namespace, {})}
@@ -94,6 +98,11 @@ class World:
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:
     spec = thing.fields("spec")
+    spelt(spec, "from", "to")
+    for each in spec.each("from"):
+        spelt(each, "group", "kind", "namespace")
+    for each in spec.each("to"):
+        spelt(each, "group", "kind", "name")
     sources = {(str(each.raw("group", "")), each.text("kind"), each.text("namespace")) for each in spec.each("from")}
     targets = {(str(each.raw("group", "")), each.text("kind"), each.text("name")) for each in spec.each("to")}
     return thing.namespace, sources, targets

@@ -26,6 +26,11 @@ class Attempt:
         self.timer: Timer | None = None
         self._over = False
 
+    @property
+    def over(self) -> bool:
+        """Whether what becomes of it is nobody's any more."""
+        return self._over
+
     def connected(self, client: Client) -> None:
         """Send what there is."""
         self.client = client

@@ -7,12 +7,25 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from tproxy.core.address import Endpoint
+from tproxy.core.http.onward import Forward
 from tproxy.core.routes import Backend, Balance
 from tproxy.gateway.http.engine import Engine
 
 
-def pick(engine: Engine, backend: Backend, endpoints: Sequence[Endpoint], authority: str) -> Endpoint:
-    """One of them; there is at least one."""
+def choose(engine: Engine, forward: Forward, tried: Sequence[Endpoint]) -> Endpoint:
+    """One that was not tried yet, if there is one: the one that the request is tied to, else by the balancer."""
+    backend = forward.backend
+    every: Sequence[Endpoint] = backend.endpoints
+    if backend.care is not None:
+        every = engine.guards.of(backend).left(every)
+    left = [endpoint for endpoint in every if endpoint not in tried] if tried else every
+    left = left or every
+    if forward.bond is not None and (tied := forward.bond.choose(left, left is backend.endpoints)) is not None:
+        return tied
+    return _pick(engine, backend, left, forward.head.authority)
+
+
+def _pick(engine: Engine, backend: Backend, endpoints: Sequence[Endpoint], authority: str) -> Endpoint:
     match backend.balance:
         case Balance.RANDOM:
             return random.choice(endpoints)

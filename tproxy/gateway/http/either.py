@@ -58,7 +58,7 @@ class Either(asyncio.Protocol):
         first = self._first = self._first + data
         if len(first) < ENOUGH and PREFACE.startswith(first):
             return
-        self._wheel.stop(self._timer)
+        self._wheel.end(self._timer)
         self._codec = codec = self._two() if first.startswith(PREFACE[:ENOUGH]) else self._one()
         self._transport.set_protocol(codec)
         codec.connection_made(self._transport)
@@ -70,5 +70,5 @@ class Either(asyncio.Protocol):
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wheel.stop(self._timer)
+        self._wheel.end(self._timer)
         self._ended(exc)

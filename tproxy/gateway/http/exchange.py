@@ -11,11 +11,10 @@ import random
 from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Headers, Reply
-from tproxy.core.http.local import local
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
-from tproxy.gateway.http.balance import pick
+from tproxy.gateway.http.balance import choose
 from tproxy.gateway.http.engine import Done, Engine
 from tproxy.gateway.http.h1_client import H1Client
 from tproxy.gateway.http.local import respond
@@ -129,7 +128,7 @@ class Exchange:
         """Ask for a connection to an endpoint that was not tried yet, if there is one."""
         engine, backend = self.engine, self._plan.backend
         endpoints = backend.endpoints
-        endpoint = endpoints[0] if len(endpoints) == 1 else self._next(endpoints)
+        endpoint = endpoints[0] if len(endpoints) == 1 else choose(engine, self._plan, self._tried)
         self._tried.append(endpoint)
         self._done.endpoint = endpoint
         self._done.tries += 1
@@ -140,13 +139,9 @@ class Exchange:
         client = attempt.pool.take(attempt, fresh)
         if client is not None:
             attempt.connected(client)
-        elif self._attempt is attempt and not self._ended:
+        elif not attempt.over and not self._ended:
             self._waiting = True
             self._down.hold(True)
-
-    def _next(self, endpoints: tuple[Endpoint, ...]) -> Endpoint:
-        fresh = [endpoint for endpoint in endpoints if endpoint not in self._tried] if self._tried else endpoints
-        return pick(self.engine, self._plan.backend, fresh or endpoints, self._plan.head.authority)
 
     def request(self, attempt: Attempt, stream: Stream) -> None:
         """A connection is there: say what was said so far."""
@@ -213,7 +208,9 @@ class Exchange:
         self._replied, self._kept = True, None
         done.service_time = int((self.engine.clock() - done.began) * 1000)
         done.status = reply.status
-        self._down.head(self._plan.respond(reply, done.service_time), end)
+        if self._plan.bond is not None and done.endpoint is not None:
+            reply.headers.extend(self._plan.bond.told(done.endpoint))
+        self._down.head(self._plan.respond(reply, done.service_time, done.endpoint), end)
         if self._plan.head.upgrade and reply.status != 101:
             self._ended = True
         if end:
@@ -270,7 +267,7 @@ class Exchange:
 
     def _fail(self, status: int, text: str, flags: str, why: str) -> None:
         head, flavour, rule = self._done.head, self._plan.respond.flavour, self._plan.rule.name
-        answer = local(head, flavour, status, body=text.encode(), rule=rule, flags=flags, why=why)
+        answer = failures.answer(head, flavour, status, text, rule, flags, why)
         done = self._done
         done.status, done.flags, done.why, done.sent_bytes = answer.reply.status, flags, why, len(answer.body)
         self._attempt, self._replied, self._kept = None, True, None

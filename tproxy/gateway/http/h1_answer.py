@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http.client import responses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
@@ -12,8 +12,8 @@ from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 if TYPE_CHECKING:
     from tproxy.gateway.http.h1_server import H1Server
 
-HOLD = 1  # why reading is paused: whoever gets the body is slow
-STATUS = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
+HOLD: Final = 1  # why reading is paused: whoever gets the body is slow
+STATUS: Final = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
 
 
 class ServerStream:
@@ -38,6 +38,11 @@ class ServerStream:
         self.sink: Sink = NOBODY
         self.begun = self.raw = self.read_end = self.write_end = self.upgrading = False
         self._chunked, self._left = False, -1  # bytes that the head promised, -1: not said
+
+    @property
+    def current(self) -> bool:
+        """Whether the connection has not gone on without it."""
+        return self._conn.stream is self
 
     def head(self, head: Head | Reply, end: bool) -> None:
         """The response begins, or an interim one passes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http.client import responses
-from typing import cast
+from typing import Final, cast
 
 from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
@@ -17,9 +17,9 @@ from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
-_PIPELINED = 2  # why reading is paused: the next request came too early
-_SMALL = 16 * 1024  # bytes that are worth copying to save a packet
-_LINGERED = 256 * 1024  # bytes that are thrown away after our last words
+_PIPELINED: Final = 2  # why reading is paused: the next request came too early
+_SMALL: Final = 16 * 1024  # bytes that are worth copying to save a packet
+_LINGERED: Final = 256 * 1024  # bytes that are thrown away after our last words
 
 
 class H1Server(asyncio.Protocol):
@@ -80,7 +80,7 @@ class H1Server(asyncio.Protocol):
         return False  # as Envoy has it: who closes while a response is awaited has left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wheel.stop(self.timer)
+        self.wheel.end(self.timer)
         self.over = self.over or "lost"
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -160,9 +160,9 @@ class H1Server(asyncio.Protocol):
         stream.read_end = not request.length and not stream.upgrading
         self._watch()
         sink = self.accept(stream, head, stream.read_end)
-        if self.stream is stream:
+        if stream.current:
             stream.sink = sink
-        if request.expects and self.stream is stream and not stream.begun:
+        if request.expects and stream.current and not stream.begun:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, body: Body) -> None:

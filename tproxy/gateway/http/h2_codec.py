@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 from tproxy.gateway.http import h2_frames as f
 from tproxy.gateway.http.h2_connection import Connection
@@ -12,9 +12,9 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_stream import H2Stream
 from tproxy.gateway.http.stream import Broken, Reset
 
-TURN = 262_144  # bytes of bodies written in one turn; then others have theirs
+TURN: Final = 262_144  # bytes of bodies written in one turn; then others have theirs
 BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
-STEP = 5.0  # seconds between looks at a connection that has streams; limits are kept to within it
+STEP: Final = 5.0  # seconds between looks at a connection that has streams; limits are kept to within it
 
 
 class Codec(Connection, asyncio.Protocol):

@@ -38,8 +38,7 @@ class Budget:
     __slots__ = ("_clock", "_left", "_most", "_per_second", "_since")
 
     def __init__(self, most: int, per_second: int, clock: Callable[[], float]) -> None:
-        self._left: float = most
-        self._most = most
+        self._left = self._most = float(most)
         self._per_second = per_second
         self._clock = clock  # seconds
         self._since = clock()

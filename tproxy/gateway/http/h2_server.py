@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
+from typing import Final
 
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http import h2_frames as f
@@ -16,10 +17,10 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Accept, Broken, Reset
 
-STARTS = 16  # requests of one connection in one turn of the loop
-PER_STREAM = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
-EARLY = Reset(Broken.CLOSED, "answered before the request was complete")
-KEY = "sec-websocket-key"
+STARTS: Final = 16  # requests of one connection in one turn of the loop
+PER_STREAM: Final = 20  # frames that carry nothing (PRIORITY, WINDOW_UPDATE) and may come with a request
+EARLY: Final = Reset(Broken.CLOSED, "answered before the request was complete")
+KEY: Final = "sec-websocket-key"
 
 
 class H2Server(Codec):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.backends import Backends
 from tproxy.gateway.http.engine import Engine
 from tproxy.gateway.http.journal import Journal
@@ -44,7 +45,8 @@ def web(limits: Limits, means: Callable[[], Means]) -> Web:
     """All of it."""
     loop = asyncio.get_running_loop()
     wheel = Wheel(loop)
-    backends = Backends(means, wheel, limits)
+    guards = Guards()
+    backends = Backends(means, wheel, limits, guards)
     journal = Journal()
-    engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form)
+    engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form, guards)
     return Web(limits, backends, engine, journal)

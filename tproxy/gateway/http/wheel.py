@@ -10,9 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Final
 
-TICK = 0.05  # seconds
-FAR = 160  # ticks after which a timer is looked at again, however late it is
+TICK: Final = 0.05  # seconds
+FAR: Final = 160  # ticks after which a timer is looked at again, however late it is
+
+
+def _nothing() -> None:
+    """What the end of a deadline does that is nobody's any more."""
 
 
 class Timer:
@@ -50,6 +55,11 @@ class Wheel:
         if timer.slot:
             self._slots[timer.slot].discard(timer)
             timer.slot = 0
+
+    def end(self, timer: Timer) -> None:
+        """It is not armed again, and no longer holds whose deadline it was."""
+        self.stop(timer)
+        timer.expire = _nothing
 
     def rest(self, timer: Timer) -> None:
         """It does not expire until it is armed again."""

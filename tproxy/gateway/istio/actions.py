@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from tproxy.core.config import parse_port
 from tproxy.core.fields import Fields
@@ -22,8 +23,9 @@ from tproxy.core.http.filters import (
     RegexPath,
     Rewrite,
 )
+from tproxy.core.http.operators import Format
 from tproxy.core.routes import Backend
-from tproxy.gateway.http_words import authority, changed_header, literal, pairs, path_text
+from tproxy.gateway.http_words import authority, changed_header, formatted, pairs, path_text
 from tproxy.gateway.regex import substitution
 
 _DERIVED = {"FROM_PROTOCOL_DEFAULT": DerivedPort.KEPT, "FROM_REQUEST_PORT": DerivedPort.LISTENER}
@@ -57,23 +59,27 @@ def headers(entry: Fields) -> Changes:
 
 
 def _change(fields: Fields) -> tuple[HeaderChange, str]:
-    changed, added = _sorted(pairs(fields, "set", literal)), _sorted(pairs(fields, "add", literal))
+    changed, added = (sorted(pairs(fields, key, formatted), key=itemgetter(0)) for key in ("set", "add"))
     remove = fields.items("remove", changed_header)
     fields.finish()
     hosts = [value for name, value in (*changed, *added) if name == "host"]
     if len(hosts) > 1:
         why = f"authority header cannot be set multiple times: have {hosts[0]!r}, attempting to set {hosts[1]!r}"
         raise fields.error("set", why)
-    return HeaderChange(_others(changed), _others(added), remove), hosts[0] if hosts else ""
+    host = hosts[0] if hosts else ""
+    if not isinstance(host, str):
+        raise fields.error("set", "a host cannot be made of command operators", str(host))
+    made = tuple(
+        (name, value, adds)
+        for found, adds in ((changed, False), (added, True))
+        for name, value in found
+        if not isinstance(value, str)
+    )
+    return HeaderChange(_texts(changed), _texts(added), remove, made), host
 
 
-def _sorted(found: Pairs) -> Pairs:
-    """By name, as Istio sends them to Envoy."""
-    return tuple(sorted(found, key=lambda pair: pair[0]))
-
-
-def _others(found: Pairs) -> Pairs:
-    return tuple(pair for pair in found if pair[0] != "host")
+def _texts(found: Iterable[tuple[str, str | Format]]) -> Pairs:
+    return tuple((name, value) for name, value in found if name != "host" and isinstance(value, str))
 
 
 def redirect(entry: Fields) -> Redirect | None:

@@ -107,4 +107,6 @@ def _rule(root: Rule, rule: Rule) -> Rule:
 
 
 def _change(above: HeaderChange, own: HeaderChange) -> HeaderChange:
-    return HeaderChange(above.set + own.set, above.add + own.add, above.remove + own.remove)
+    return HeaderChange(
+        above.set + own.set, above.add + own.add, above.remove + own.remove, above.formats + own.formats
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
 from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError
+from tproxy.core.fields import ConfigError, nearest
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
@@ -25,10 +25,12 @@ from tproxy.core.routes import (
     TlsListener,
 )
 from tproxy.gateway.findings import Findings, by_kind
+from tproxy.gateway.istio.auto import Auto
 from tproxy.gateway.istio.delegates import resolved
+from tproxy.gateway.istio.destinations import policies
 from tproxy.gateway.istio.gateway import GROUP, Family, Server, servers
 from tproxy.gateway.istio.tables import Bound, Virtuals, requests, requests_by_tls
-from tproxy.gateway.istio.virtual import L4Match, L4Rule, Virtual, policies, virtual
+from tproxy.gateway.istio.virtual import L4Match, L4Rule, Virtual, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Vault
@@ -46,6 +48,7 @@ def listeners(
     kinds, targets = by_kind(things, GROUP, _READ, _VERSIONS, findings), _targets(things, labels, findings)
     rules = policies(kinds["DestinationRule"], findings, vault)
     virtuals = _each(kinds["VirtualService"], lambda thing: virtual(thing, registry, rules, findings), findings)
+    auto = Auto(registry, rules)
     bound = _bound(resolved(virtuals, findings), kinds["Gateway"], findings)
     ports: dict[Bind, list[Server]] = {}
     for found in _each(kinds["Gateway"], lambda thing: servers(thing, labels, registry, findings, vault), findings):
@@ -58,7 +61,7 @@ def listeners(
             why = f"port {port} would be bound at {bind[1]}, where port {served[bind].port} is; it is not served"
             findings.warn(found[0].gateway, found[0].path, why)
         else:
-            served[bind] = _listener(port, found, bound, findings)
+            served[bind] = _listener(port, found, bound, auto, findings)
     return served
 
 
@@ -102,8 +105,14 @@ def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Fi
             if name in bound:
                 bound[name].append(made)
             elif name != "mesh":
-                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101)")
+                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101){_meant(name, bound)}")
     return bound
+
+
+def _meant(name: str, bound: Bound) -> str:
+    """One of this name in another namespace, or one with nearly this name."""
+    bare = name.rpartition("/")[2]
+    return nearest(name, [other for other in bound if other.rpartition("/")[2] == bare], 0) or nearest(name, bound, 0.6)
 
 
 def _merge(there: list[Server], server: Server, findings: Findings) -> None:
@@ -122,7 +131,7 @@ def _merge(there: list[Server], server: Server, findings: Findings) -> None:
         there.append(server)
 
 
-def _listener(port: int, found: list[Server], bound: Bound, findings: Findings) -> Listener:
+def _listener(port: int, found: list[Server], bound: Bound, auto: Auto, findings: Findings) -> Listener:
     match found[0].family:
         case Family.HTTP:
             return HttpListener(port, requests(found, bound))
@@ -132,18 +141,26 @@ def _listener(port: int, found: list[Server], bound: Bound, findings: Findings) 
                 findings.warn(found[0].gateway, found[0].path, f"no VirtualService tcp route is bound to port {port}")
             return TcpListener(port, found[0].name, route)
         case Family.TLS:
-            return TlsListener(port, HostTable(_chains(found, bound, findings).items()))
+            return TlsListener(port, HostTable(_chains(found, bound, auto, findings).items()))
         case never:
             assert_never(never)
 
 
-def _chains(found: list[Server], bound: Bound, findings: Findings) -> dict[str, Chain]:
+def _chains(found: list[Server], bound: Bound, auto: Auto, findings: Findings) -> dict[str, Chain]:
     chains: dict[str, Chain] = {}
     tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
+            chain = _ended(server, bound, tables)
+            if isinstance(chain, Closed):
+                why = f"{chain.why} and its hosts; tls routes are for PASSTHROUGH"
+                findings.warn(server.gateway, server.path, why)
             for _, host in server.hosts:
-                chains.setdefault(host, _ended(server, bound, tables))
+                chains.setdefault(host, chain)
+            continue
+        if server.auto:
+            for name, passed in auto.chains(server):
+                chains.setdefault(name, passed)
             continue
         routed = False
         for name, chain, (made, match) in _passed(server, bound):

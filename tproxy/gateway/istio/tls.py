@@ -6,18 +6,19 @@ Checked as Istio's webhook does, and with its sentences. What Secrets lack is a 
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 from tproxy.core.fields import Fields
 from tproxy.core.routes import BackendTls, ClientCheck, ServerTls, TlsMode
-from tproxy.gateway.findings import Findings, ignore
+from tproxy.gateway.findings import Findings, ignore, then
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Material, Vault
 
 _MODES = {
-    "PASSTHROUGH": TlsMode.PASSTHROUGH,
+    **dict.fromkeys(("PASSTHROUGH", "AUTO_PASSTHROUGH"), TlsMode.PASSTHROUGH),
     "SIMPLE": TlsMode.TERMINATE,
     "MUTUAL": TlsMode.MUTUAL,
-    "ISTIO_MUTUAL": TlsMode.MUTUAL,
+    "ISTIO_MUTUAL": TlsMode.MESH,
     "OPTIONAL_MUTUAL": TlsMode.OPTIONAL_MUTUAL,
 }
 _VERSIONS = {"TLS_AUTO": "", "TLSV1_0": "1.0", "TLSV1_1": "1.1", "TLSV1_2": "1.2", "TLSV1_3": "1.3"}
@@ -31,27 +32,31 @@ CIPHERS = frozenset(
     )
 )
 _CHECKS = ("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash")
+_ALL = (
+    *("mode", "httpsRedirect", "serverCertificate", "privateKey", "caCertificates", "caCrl", "tlsCertificates"),
+    *("credentialName", "credentialNames", "caCertCredentialName", "ecdhCurves", "cipherSuites"),
+    *("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion"),
+)
 _FILES = ("serverCertificate", "privateKey", "caCertificates", "caCrl")
 
 
 def server_tls(thing: Object, tls: Fields, findings: Findings, vault: Vault) -> ServerTls:
     """How a server of a Gateway ends TLS, or that it does not."""
-    mode = tls.choice("mode", "PASSTHROUGH", (*_MODES, "AUTO_PASSTHROUGH"))
-    if mode == "AUTO_PASSTHROUGH":
-        raise tls.error("mode", "is not supported by this gateway", mode)
+    mode = tls.choice("mode", "PASSTHROUGH", _MODES)
+    _spelt(tls)
     secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
     ignore(thing, tls, ("ecdhCurves",), findings)
     reader = _Server(thing, tls, findings, vault)
     _credentials(tls, mode, secrets)
-    if mode == "PASSTHROUGH":
+    if _MODES[mode] is TlsMode.PASSTHROUGH:
         if secrets or any(tls.raw(key) for key in (*_FILES, *_CHECKS, "tlsCertificates")):
-            findings.warn(thing, tls.path, "PASSTHROUGH mode does not use certificates, they will be ignored")
+            findings.warn(thing, tls.path, f"{mode} mode does not use certificates, they will be ignored")
         for key in ("minProtocolVersion", "maxProtocolVersion", "cipherSuites", "caCertCredentialName"):
             tls.raw(key)
         tls.finish()
         return ServerTls(TlsMode.PASSTHROUGH)
     if mode == "ISTIO_MUTUAL":
-        findings.warn(thing, f"{tls.path}.mode", "ISTIO_MUTUAL is not served yet; TLS handshakes for it are refused")
+        return reader.of_mesh()
     full = tuple(reader.secret(name) for name in secrets)
     made = ServerTls(
         mode=_MODES[mode],
@@ -76,13 +81,20 @@ class _Server:
 
     def secret(self, name: str) -> str:
         """Its full name; without it handshakes are refused, and all else is served."""
-        full, where = self._vault.credential(name, self._thing.namespace), self._vault.namespace
-        why = (
-            f"Secret {name} does not exist in namespace {where} (IST0101)" if full is None else self._vault.fault(full)
+        full, own = self._vault.credential(name, self._thing.namespace), self._thing.namespace
+        if why := self._vault.missing(name, own) if full is None else self._vault.fault(full):
+            self._warn("credentialName", then(why, "TLS handshakes for it are refused"))
+        return full or f"{self._vault.namespace}/{name}"
+
+    def of_mesh(self) -> ServerTls:
+        """Our own SVID; versions, suites and CRLs are those of the mesh's configuration, but for the least version."""
+        tls = self._tls
+        ignore(self._thing, tls, ("maxProtocolVersion", "cipherSuites"), self._findings)
+        made = ServerTls(
+            TlsMode.MESH, check=self._checked(ClientCheck()), minimum=self.version("minProtocolVersion") or "1.2"
         )
-        if why:
-            self._warn("credentialName", f"{why}; TLS handshakes for it are refused")
-        return full or f"{where}/{name}"
+        tls.finish()
+        return made
 
     def files(self) -> tuple[str, ...]:
         """Certificates out of files."""
@@ -102,9 +114,11 @@ class _Server:
     def check(self, names: tuple[str, ...], secrets: tuple[str, ...]) -> ClientCheck:
         """Whose certificates are accepted: the CA is in the Secret itself, in ``NAME-cacert``, or where it is said."""
         ca = self._ca(names, secrets)
-        return ClientCheck(
-            ca=(ca,),
-            crl=ca,
+        return self._checked(ClientCheck(ca=(ca,), crl=ca))
+
+    def _checked(self, check: ClientCheck) -> ClientCheck:
+        return replace(
+            check,
             names=self._tls.items("subjectAltNames", str),
             hashes=self._tls.items("verifyCertificateHash", _hash),
             keys=self._tls.items("verifyCertificateSpki", _key_hash),
@@ -147,11 +161,21 @@ class _Server:
         return tuple(dict.fromkeys(name for name in asked if name in CIPHERS))
 
 
+def _spelt(tls: Fields) -> None:
+    """ConfigError for a field that nobody has; it is told before what its absence means."""
+    twin = Fields(tls.data, tls.where, tls.path, tls.lines)
+    twin.known.update(_ALL)
+    twin.finish()
+
+
 def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
     """What each mode needs and must not have."""
     files, several = tls.raw("serverCertificate") is not None, tls.raw("tlsCertificates")
     if mode == "ISTIO_MUTUAL" and secrets:
         raise tls.error("credentialName", "ISTIO_MUTUAL TLS cannot have associated credentialName")
+    for key in (*_FILES, "tlsCertificates", "caCertCredentialName") if mode == "ISTIO_MUTUAL" else ():
+        if tls.raw(key):
+            raise tls.error(key, f"ISTIO_MUTUAL TLS cannot have associated {key}")
     if mode in ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL") and not secrets and not several:
         if not files:
             raise tls.error("mode", f"{mode} TLS requires a server certificate", mode)
@@ -209,7 +233,7 @@ def client_tls(thing: Object, tls: Fields, host: str, findings: Findings, vault:
         raise tls.error("mode", "client certificate and private key required for mutual tls", mode)
     secret, ca, crl, fault = _client_credentials(thing, mode, credential, paths, vault)
     if fault:
-        findings.warn(thing, tls.path, f"{fault}; connections to {host} are refused")
+        findings.warn(thing, tls.path, then(fault, f"connections to {host} are refused"))
     return BackendTls(mode, sni, names, (ca,) if ca else (), crl, secret, insecure=insecure, fault=fault)
 
 
@@ -227,7 +251,7 @@ def _client_credentials(
         return (own if mode == "MUTUAL" else ""), ca, ca if paths[3] else "", "; ".join(faults)
     full = vault.credential(credential, thing.namespace)
     if full is None:
-        return "", "", "", f"Secret {credential} does not exist in namespace {vault.namespace} (IST0101)"
+        return "", "", "", vault.missing(credential, thing.namespace)
     fault = vault.fault(full) if mode == "MUTUAL" else ""
     beside = vault.credential(f"{credential}-cacert", thing.namespace)
     cas = [name for name in (beside, full) if name is not None and not vault.ca_fault(name)]
