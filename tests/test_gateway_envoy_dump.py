@@ -33,7 +33,7 @@ RULES = [
         "mirrors": [{"destination": {"host": "web"}, "percentage": {"value": 5}}],
     },
     {
-        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%"}}}}, IDLE],
+        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%", "b": "%REQ(x?y):3%"}}}}, IDLE],
         "headers": {"response": {"add": {"b": "2"}, "remove": ["c"]}},
         "rewrite": {"uriRegexRewrite": {"match": "^/a(.*)$", "rewrite": r"/b\1"}, "authority": "c.example"},
         "retries": {"attempts": 3, "perTryTimeout": "2s", "retryOn": "5xx,409"},
@@ -57,6 +57,17 @@ spec:
   gateways: [raw]
   tcp: [{match: [{port: 31400}], route: [{destination: {host: web}}]}]
   tls: [{match: [{sniHosts: [a.pass.example]}], route: [{destination: {host: web}}]}]
+"""
+POLICY = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: shop}
+spec:
+  host: web
+  trafficPolicy:
+    loadBalancer: {consistentHash: {useSourceIp: true}}
+    connectionPool: {tcp: {maxConnections: 9, connectTimeout: 30ms}, http: {http1MaxPendingRequests: 7, maxRetries: 2}}
+    outlierDetection: {consecutiveGatewayErrors: 3, interval: 5m, splitExternalLocalOriginErrors: true}
 """
 UDP = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -100,7 +111,7 @@ def dumped(table: Table) -> dict[str, Any]:
 
 
 def everything() -> dict[str, Any]:
-    return dumped(served(TCP, UDP, virtual(*RULES)))
+    return dumped(served(TCP, UDP, POLICY, virtual(*RULES)))
 
 
 def test_names_are_istios() -> None:
@@ -127,6 +138,24 @@ def test_names_are_istios() -> None:
     istio = host["routes"][0]["metadata"]["filter_metadata"]["istio"]
     assert istio["config"] == "/apis/networking.istio.io/v1/namespaces/shop/virtual-service/webapp"
     assert routes["https.443.https.coolstore-gateway.shop"]["virtual_hosts"][0]["name"] == "blackhole:443"
+
+
+def test_a_clusters_limits_and_balancer_are_told() -> None:
+    (web,) = [
+        made["cluster"]
+        for made in everything()["ClustersConfigDump"]["dynamic_active_clusters"]
+        if made["cluster"]["name"] == "outbound|80||web.shop.svc.cluster.local"
+    ]
+    assert (web["lb_policy"], web["connect_timeout"]) == ("RING_HASH", "0.030s")
+    assert web["circuit_breakers"] == {
+        "thresholds": [{"max_connections": 9, "max_pending_requests": 7, "max_retries": 2}]
+    }
+    outlier = web["outlier_detection"]
+    assert (outlier["consecutive_gateway_failure"], outlier["interval"], outlier["max_ejection_percent"]) == (
+        3,
+        "300s",
+        10,
+    )
 
 
 @pytest.fixture(scope="module")

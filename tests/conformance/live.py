@@ -54,7 +54,7 @@ class Live:
         self._stack.close()
 
     def _begin(self) -> None:
-        name = f"conformance-{os.getpid()}"
+        name = f"tp{os.getpid()}-conformance"  # whose it is, for tproxy.world.pods.sweep
         netns.create(name)
         self._stack.callback(netns.delete, name)
         self._stack.enter_context(netns.inside(name))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tproxy.admin.http import Answer
     from tproxy.core.routes import Table
     from tproxy.gateway.envoy.pages import Page
+    from tproxy.gateway.gate import Gate
 
 log = logging.getLogger("tproxy")
 
@@ -41,6 +42,15 @@ class Dump:
             now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             self._page = Answer.json(config_dump(table, self._chains(), now, str(self._number), self._pages))
         return self._page
+
+
+def endpoints_page(gate: Gate) -> Answer:
+    """/clusters: who is asked, and who is left out."""
+    from tproxy.admin.http import Answer
+    from tproxy.gateway.envoy.clusters import statuses
+    from tproxy.gateway.envoy.dump import backends
+
+    return Answer.json(statuses(backends(gate.table), gate.web.engine.guards.out))
 
 
 def pages_of(args: argparse.Namespace) -> tuple[Page, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 ANSWER = 2.0  # seconds for a worker's page
-PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump"})
+PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump", "/clusters"})
 
 
 @dataclass(frozen=True, slots=True)

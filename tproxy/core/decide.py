@@ -6,17 +6,20 @@ accept -> original destination -> **decide** -> TLS -> relay -> record
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from tproxy.core.address import Endpoint
-from tproxy.core.config import Config, Mode, Outside
 from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.egress.routes import EgressRule, Unread, choose
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy.conditions import Call
 from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.settings import Mixed
+from tproxy.core.settings import Mixed, Mode, Outside
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
 
 MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
 MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))
@@ -71,7 +74,7 @@ class Gone:
     """The caller left before it sent enough to tell what it speaks."""
 
 
-First = Hello | NeedMore | NotTls | Silence | Gone
+First = Hello | NeedMore | NotTls | Malformed | Silence | Gone
 Decided = Plain | Mtls | Routed | Deny
 
 
@@ -143,9 +146,9 @@ def ingress(target: Endpoint, mode: Mode, first: First, rule: str = "mode strict
     match first:
         case Hello():
             return Terminate(target)
-        case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
         case NotTls(why):
+            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
+        case Malformed(why):
             return Deny(Reason.HELLO_MALFORMED, why, rule)
         case Silence(seconds):
             return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", rule)

@@ -18,10 +18,24 @@ class Finding:
 
 
 @dataclass(slots=True)
+class Hints:
+    """Which name was meant, perhaps: for so many that are missing, since hundreds of names take milliseconds each."""
+
+    left: int = 20
+
+    def near(self, word: str, names: Iterable[str], cutoff: float) -> str:
+        """As ``nearest`` says it, while there are any left."""
+        self.left -= 1
+        return nearest(word, names, cutoff) if self.left >= 0 else ""
+
+
+@dataclass(slots=True)
 class Findings:
     """Collected while a configuration is compiled."""
 
     found: list[Finding] = field(default_factory=list)
+    hints: Hints = field(default_factory=Hints)
+    _seen: set[Finding] = field(default_factory=set)
 
     def error(self, error: ConfigError) -> None:
         """An object that cannot be used."""
@@ -32,7 +46,8 @@ class Findings:
         self._add(Finding("warning", str(thing.error(path, why))))
 
     def _add(self, finding: Finding) -> None:
-        if finding not in self.found:
+        if finding not in self._seen:
+            self._seen.add(finding)
             self.found.append(finding)
 
     @property
@@ -51,6 +66,13 @@ def refuse(fields: Fields, names: Iterable[str]) -> None:
     for name in names:
         if fields.raw(name) not in (None, [], {}):
             raise fields.error(name, "is not supported by this gateway")
+
+
+def spelt(fields: Fields, *names: str) -> None:
+    """ConfigError for a field that is nearly one of these; others may be of a later version of the definition."""
+    for key in fields.data:
+        if key not in names and nearest(str(key), names, 0.75):
+            raise fields.error(key, "unknown field", valid=names)
 
 
 def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findings) -> None:

@@ -12,8 +12,8 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tproxy.core.config import Config
 from tproxy.core.decide import MESH_ALPN
 from tproxy.core.identity import Snapshot, SpiffeId
 from tproxy.core.reason import Deny, Reason
@@ -23,6 +23,9 @@ from tproxy.identity.trust import Chain, Verifier, reason
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.sessions import Sessions
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
 
 MAX_HANDSHAKE = 256 * 1024  # bytes of a peer's whole handshake; a chain longer than that is hostile
 
@@ -100,16 +103,25 @@ async def handshake(
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
     leg = TlsLeg(sock, Tls(side, ticket))
     try:
+        failed = await shaken(leg, seconds, reactor)
+    except TlsError as error:
+        _last_alert(sock, leg.tls)
+        return denial(error, side.server)
+    return failed or session(leg, side)
+
+
+async def shaken(leg: TlsLeg, seconds: float, reactor: AnyReactor) -> Deny | None:
+    """The handshake itself; TlsError where OpenSSL ends it."""
+    try:
         async with asyncio.timeout(seconds):
             await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
-    except TlsError as error:
-        _last_alert(sock, leg.tls)
-        return denial(error, side.server)
+    except TlsError:
+        raise
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    return session(leg, side)
+    return None
 
 
 def session(leg: TlsLeg, side: Role) -> Session | Deny:

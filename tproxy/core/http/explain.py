@@ -70,6 +70,8 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
         yield f"endpoint by {forward.rule.session}"
     elif forward.backend.affinity is not None:
         yield f"endpoint by {forward.backend.affinity}"
+    if forward.backend.care is not None:
+        yield from (f"endpoints: {words}" for words in forward.backend.care.words())
     had = set(asked.headers)
     kept = {name for name, _ in head.headers}
     yield from (f"header {name}: {value}" for name, value in head.headers if (name, value) not in had)

@@ -18,15 +18,16 @@ from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
-from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Timeouts
+from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, HeaderChange, Pairs, Timeouts
 from tproxy.core.http.forwarded import Client, Respond
 from tproxy.core.http.head import Head, Headers
 from tproxy.core.http.local import Answer, is_grpc, local
 from tproxy.core.http.onward import Forward
 from tproxy.core.http.operators import Moment
 from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
-from tproxy.core.http.redirect import location
+from tproxy.core.http.redirect import location, matched
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
+from tproxy.core.http.weights import by_weight
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
@@ -109,7 +110,8 @@ class _Request:
         if filters.redirect is not None:
             return self._redirected(entry, filters)
         if rule.direct is not None:
-            made, headers = rule.direct, self._told(filters, [], rule, rule.direct.status)
+            made, change = rule.direct, filters.response
+            headers = change.applied([], self._moment(change, rule, status=made.status))
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
         if rule.session is not None:
             return self._in_session(entry, rule.session, delay)
@@ -149,21 +151,19 @@ class _Request:
     def _redirected(self, entry: Entry, filters: Filters) -> Answer:
         assert filters.redirect is not None
         to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
-        headers = self._told(filters, [("location", to)], entry.rule, filters.redirect.status)
-        return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+        change, status = filters.response, filters.redirect.status
+        headers = change.applied([("location", to)], self._moment(change, entry.rule, status=status))
+        return self._answered(entry.rule, status, headers=headers, why="redirect")
 
-    def _told(self, filters: Filters, headers: Headers, rule: Rule, status: int) -> Headers:
-        """The headers of an answer of ours."""
-        if not filters.response.formats:
-            return filters.response.applied(headers)
-        head = self._as_seen(self.facts.forwarded)
-        moment = Moment(head, self.client, self.clock(), "", rule.name, None, status, headers)
-        return filters.response.applied(headers, moment)
-
-    def _as_seen(self, headers: Headers) -> Head:
-        """The request before its rule rewrites it."""
-        head = self.head
-        return Head(head.method, self.client.scheme, head.authority, self.target, headers, head.version)
+    def _moment(
+        self, change: HeaderChange, rule: Rule, headers: Headers | None = None, to: str = "", status: int = 0
+    ) -> Moment | None:
+        """What values with operators tell of: the request before its rule rewrites it. None: there are none."""
+        if not change.formats:
+            return None
+        head, seen = self.head, self.facts.forwarded if headers is None else headers
+        asked = Head(head.method, self.client.scheme, head.authority, self.target, seen, head.version)
+        return Moment(asked, self.client, self.clock(), to, rule.name, None, status)
 
     def _answered(
         self,
@@ -182,7 +182,7 @@ class _Request:
 
     def _chosen(self, rule: Rule) -> Backend | Answer:
         """One of the backends by weight, or what its share gets when nobody is there."""
-        found = rule.backends[0] if len(rule.backends) == 1 else _by_weight(rule.backends, self.draw)
+        found = rule.backends[0] if len(rule.backends) == 1 else by_weight(rule.backends, self.draw)
         if found is None or not found.weight:
             return self._nowhere(rule, "the rule has no backend")
         if found.fault:
@@ -230,11 +230,9 @@ class _Request:
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
-                if filters.request.formats:
-                    moment = Moment(self._as_seen(headers), self.client, self.clock(), backend, rule.name)
+                if filters.request:
+                    moment = self._moment(filters.request, rule, headers, backend)
                     headers = filters.request.applied(headers, moment)
-                elif filters.request:
-                    headers = filters.request.applied(headers)
             rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
             for rewrite in filter(None, reversed(rewrites)):
                 target = changed(self.target, rewrite.path, matched(entry, self.facts.path)) if rewrite.path else target
@@ -260,30 +258,6 @@ class _Request:
         return Head(head.method, head.scheme, host, head.target, list(head.headers), head.version)
 
 
-def matched(entry: Entry, path: str) -> str:
-    """What the entry's match found at the beginning of the path: what a prefix replacement takes away."""
-    text = entry.match.path
-    if text is None:
-        return "/"
-    if text.kind is Kind.SEGMENTS:
-        return text.value.rstrip("/")
-    return text.value if text.kind is Kind.PREFIX else path
-
-
 def _order(own: Filters, rule: Rule, istio: bool) -> tuple[Filters, Filters]:
     """Whose header changes come first: the backend's, but those of Istio's only destination stand behind the rule's."""
     return (rule.filters, own) if istio and len(rule.backends) == 1 else (own, rule.filters)
-
-
-def _by_weight(backends: tuple[Backend, ...], draw: Draw) -> Backend | None:
-    total = 0
-    for backend in backends:
-        total += backend.weight
-    if not total:
-        return None
-    at = draw() * total
-    for backend in backends:
-        at -= backend.weight
-        if at < 0:
-            return backend
-    return None

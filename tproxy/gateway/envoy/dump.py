@@ -19,6 +19,7 @@ from tproxy.core.routes import (
     TlsListener,
 )
 from tproxy.gateway.envoy import pages
+from tproxy.gateway.envoy.clusters import settings
 from tproxy.gateway.envoy.listeners import datagrams, listener, tables
 from tproxy.gateway.envoy.names import TYPE, cluster
 from tproxy.gateway.envoy.routes import route_configuration
@@ -43,7 +44,7 @@ def config_dump(
                 "@type": f"{TYPE}.admin.v3.ClustersConfigDump",
                 "version_info": version,
                 "static_clusters": [{**fixed, "cluster": pages.cluster(page)} for page in own_pages],
-                "dynamic_active_clusters": [{**own, "cluster": made} for made in _clusters(table)],
+                "dynamic_active_clusters": [{**own, "cluster": _cluster(*named)} for named in backends(table)],
             },
             {
                 "@type": f"{TYPE}.admin.v3.ListenersConfigDump",
@@ -75,8 +76,8 @@ def _named(bind: tuple[str, int], found: Listener) -> Iterator[tuple[str, tuple[
         yield name, (table, found.port)
 
 
-def _clusters(table: Table) -> Iterator[Json]:
-    """Every backend once, whoever names it."""
+def backends(table: Table) -> list[tuple[str, Backend]]:
+    """Every backend once, whoever names it, by its cluster's name."""
     seen: dict[str, Backend] = {}
     for found in table.listeners.values():
         for backend in _backends(found):
@@ -84,8 +85,7 @@ def _clusters(table: Table) -> Iterator[Json]:
     for port in table.datagrams.values():
         for backend in port.route.backends if port.route else ():
             seen.setdefault(cluster(backend), backend)
-    for name, backend in sorted(seen.items()):
-        yield _cluster(name, backend)
+    return sorted(seen.items(), key=lambda item: item[0])
 
 
 def _backends(found: Listener) -> Iterator[Backend]:
@@ -119,6 +119,7 @@ def _cluster(name: str, backend: Backend) -> Json:
         "name": name,
         "type": "STATIC",
         "connect_timeout": "10s",
+        **settings(backend),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []},
     }
     if backend.tls is not None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields, nearest
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
-from tproxy.gateway.findings import then
+from tproxy.gateway.findings import spelt, then
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
@@ -55,6 +54,7 @@ class References:
 
     def route(self, rule: Fields, index: int) -> Route:
         """The backends of one rule."""
+        spelt(rule, "name", "backendRefs")
         backends = tuple(self.backends(rule))
         return Route(f"{self.thing} rules[{index}]", backends, rule.place(rule.path))
 
@@ -94,8 +94,7 @@ class References:
         if not self.world.permits(GROUP, self.thing.kind, self.thing.namespace, ref):
             return "RefNotPermitted", self.world.refused(self.thing.kind, self.thing.namespace, ref)
         if (ref.namespace, ref.name) not in self.world.services:
-            there = (name for namespace, name in self.world.services if namespace == ref.namespace)
-            return "BackendNotFound", f"{ref} does not exist{nearest(ref.name, there, 0.6)}"
+            return "BackendNotFound", f"{ref} does not exist{self.world.meant(ref)}"
         return None
 
 
@@ -120,6 +119,7 @@ def parents(
     spec = thing.fields("spec")
     found = []
     for entry in spec.each("parentRefs"):
+        spelt(entry, "group", "kind", "namespace", "name", "sectionName", "port")
         ref = Ref.read(entry, "Gateway", thing.namespace, GROUP)
         listeners = ours.get((ref.kind, ref.namespace, ref.name)) if ref.group == GROUP else None
         if listeners is None:
@@ -141,6 +141,7 @@ def parents(
 def hostnames(thing: Object) -> tuple[str, ...]:
     """The names that a route is for; ConfigError where one is none, or a TLSRoute has none."""
     spec = thing.fields("spec")
+    spelt(spec, "parentRefs", "hostnames", "rules", "useDefaultGateways")
     names = spec.items("hostnames", _hostname)
     if thing.kind == "TLSRoute" and thing.version != "v1alpha2" and not names:
         raise spec.error("hostnames", f"{thing}: is missing: the names that the route is for")

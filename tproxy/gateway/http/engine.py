@@ -10,6 +10,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.http.forwarded import Client as Caller
 from tproxy.core.http.head import Head
 from tproxy.core.routes import Backend
+from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.wheel import Wheel
@@ -48,6 +49,7 @@ class Engine:
     clock: Callable[[], float]
     done: Callable[[Done], None]
     logged: Callable[[], object]  # whether an access log is written
+    guards: Guards  # of backends that are bounded or watched
     turns: dict[str, int] = field(default_factory=dict)  # of backends whose endpoints are asked in turn
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tproxy.core.http import retry as retries
-from tproxy.core.http.filters import Retry, Timeouts
+from tproxy.core.http.filters import Flavour, Retry, Timeouts
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer, local
 from tproxy.gateway.http.stream import Broken
 
 _BEFORE: Final = "upstream connect error or disconnect/reset before headers. reset reason: "
@@ -19,6 +21,12 @@ FAILURES: Final = {  # status, body, Envoy's response flag
     Broken.OVERLOAD: (503, f"{_BEFORE}overflow", "UO"),
 }
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+
+
+def answer(head: Head, flavour: Flavour, status: int, text: str, rule: str, flags: str, why: str) -> Answer:
+    """In Envoy's words, and with what Envoy adds where a limit was reached."""
+    more = [("x-envoy-overloaded", "true")] if flags == "UO" and flavour is Flavour.ISTIO else []
+    return local(head, flavour, status, body=text.encode(), headers=more, rule=rule, flags=flags, why=why)
 
 
 def wanted(retry: Retry, kind: Broken) -> bool:

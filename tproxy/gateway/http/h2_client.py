@@ -21,8 +21,11 @@ KEY: Final = "sec-websocket-key"
 class H2Client(Codec):
     """A ``Client``. ``freed`` is called when it has room again or is idle, ``closed`` once, when it never will."""
 
-    def __init__(self, limits: Limits, freed: Callable[[H2Client], None], closed: Callable[[H2Client], None]) -> None:
+    def __init__(
+        self, limits: Limits, freed: Callable[[H2Client], None], closed: Callable[[H2Client], None], most: int = 0
+    ) -> None:
         super().__init__(limits)
+        self._final = 2 * most - 1  # the last stream; -1: any number of them
         self._freed = freed
         self._closed: Callable[[H2Client], None] | None = closed
         self._most = limits.streams  # as the backend allows; until it says so what the RFC recommends, 6.5.2
@@ -69,6 +72,8 @@ class H2Client(Codec):
         self.last = stream.number = self.last + 2 if self.last else 1
         del self._opened[stream]
         self.streams[stream.number] = stream
+        if stream.number == self._final:
+            self.close()
         stream.window = self.initial_window
         stream.mark = self.received
         stream.method, stream.upgrade = head.method, head.upgrade

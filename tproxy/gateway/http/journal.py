@@ -113,7 +113,7 @@ def _access(done: Done, seconds: float) -> Access:
         done.status,
         done.flags,
         details=done.details,
-        failure=done.why if done.flags in ("UF", "UC", "UR", "UPE") else "",
+        failure=done.why if done.flags in ("UF", "UC", "UR", "UPE", "UO") else "",
         received=done.received_bytes,
         sent=done.sent_bytes,
         duration=int(seconds * 1000),
