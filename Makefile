@@ -29,7 +29,7 @@ test: check
 	TPROXY_PURE=1 $(BIN)/pytest -q $(TWINS)
 
 # what runs compiled, once more as it stands in the sources
-TWINS := tests/test_native.py tests/test_h1_client.py tests/test_h1_server.py tests/test_http_plan.py tests/test_wheel.py \
+TWINS := tests/test_h1_client.py tests/test_h1_server.py tests/test_http_plan.py tests/test_wheel.py \
          tests/test_gateway_h2.py tests/test_gateway_h2_sections.py tests/test_gateway_pool.py tests/test_gateway_exchange.py
 
 native: $(READY)
@@ -86,12 +86,14 @@ $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	$(call install,$(PACKAGES))
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@echo "installing tproxy and its tools, and compiling (a minute or two)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 $(NATIVE): tproxy/native.txt $(shell cat tproxy/native.txt) | $(VENV)/ready
 	@mkdir -p build
-	$(BIN)/python setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	@echo "compiling what has changed (about a minute)"
+	@$(BIN)/python setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@grep -E "error: |^warning: " build/native.log || true
 
 clean:

@@ -29,6 +29,7 @@ class Build(build_ext):
         super().run()
         place = Path("." if self.inplace or self.editable_mode else self.build_lib) / "tproxy/_native"
         place.mkdir(parents=True, exist_ok=True)
+        (place / "built_from").unlink(missing_ok=True)  # first: who starts meanwhile runs the sources
         for old in place.iterdir():
             old.unlink()
         sources = Path("tproxy/native.txt").read_text(encoding="utf-8").split()

@@ -32,6 +32,7 @@ class Cluster(ApiServer):
         self.asked: list[str] = []  # path and query of each list and watch
         self.down = False  # 503 for everything
         self.bookmarks = 2.0  # seconds between two
+        self.notes: dict[str, dict[str, str]] = {}  # annotations of definitions
         self.custom: dict[str, list[str]] = {}  # name of a CustomResourceDefinition -> the versions that are served
         self._events: list[tuple[int, str, str, Document]] = []
         self._version, self._oldest, self._cuts = 1000, 1000, 0
@@ -115,7 +116,8 @@ class Cluster(ApiServer):
             _whole(handler, 404, {"kind": "Status", "code": 404})
         else:
             served = [{"name": one, "served": True, "storage": one == "v1"} for one in self.custom[name]]
-            _whole(handler, 200, {"kind": "CustomResourceDefinition", "spec": {"versions": served}})
+            about = {"name": name, "annotations": self.notes.get(name, {})}
+            _whole(handler, 200, {"kind": "CustomResourceDefinition", "metadata": about, "spec": {"versions": served}})
 
     def _list(self, handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
         with self._news:

@@ -10,7 +10,7 @@ import pytest
 
 from tproxy import native
 from tproxy.world import apps
-from tproxy.world.pods import Pod, World
+from tproxy.world.pods import Pod, World, sweep
 from tproxy.world.sidecars import Authority, Sidecar
 
 DOMAIN = "test.local"
@@ -28,6 +28,12 @@ SERVER = {
 def pytest_report_header() -> str:
     """What these tests run."""
     return f"HTTP: {native.FINDER.why_not or 'compiled'}"
+
+
+def pytest_sessionstart() -> None:
+    """What tests left that were killed: namespaces, processes, control groups, directories."""
+    if os.geteuid() == 0:
+        sweep()
 
 
 @pytest.fixture(scope="module")

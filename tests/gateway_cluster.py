@@ -12,6 +12,7 @@ from typing import Any
 from tests.cluster import Cluster, Document
 from tproxy.gateway.kinds import CORE, CUSTOM, Kind
 
+BUNDLE = "gateway.networking.k8s.io/bundle-version"
 _STATUS = re.compile(r"(/apis?/.*)/([^/]+)/status")
 
 
@@ -24,6 +25,7 @@ class GatewayCluster(Cluster):
         self.unwritable: set[str] = set()  # namespace/name of objects whose statuses are refused
         super().__init__(folder)
         self.custom = {kind.definition: [kind.versions[0]] for kind in CUSTOM if kind.definition not in absent}
+        self.notes = {name: {BUNDLE: "v1.6.1"} for name in self.custom}
         for kind in (*CORE, *CUSTOM):
             self.objects.setdefault(kind.path(kind.versions[0]), {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -160,8 +161,8 @@ class Pair:
 
 @contextmanager
 def netns() -> Iterator[Netns]:
-    """One namespace with lo."""
-    made = Netns(f"tpt-{uuid.uuid4().hex[:8]}")
+    """One namespace with lo; its name says whose it is, for ``tproxy.world.pods.sweep``."""
+    made = Netns(f"tp{os.getpid()}-{uuid.uuid4().hex[:8]}")
     subprocess.run(["ip", "netns", "add", made.name], check=True)
     try:
         made.run("ip", "link", "set", "lo", "up")

@@ -50,7 +50,10 @@ def test_every_option_says_what_it_is(one: argparse.ArgumentParser) -> None:
         (["gatway"], "did you mean gateway?; see tproxy --help"),
         (["gateway", "chek"], "did you mean check?; see tproxy gateway --help"),
         (["gateway", "check", "conf", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),
-        (["gateway", "run", "conf", "--port=3"], "unrecognized arguments: --port=3; did you mean --ready-port?"),
+        (
+            ["gateway", "run", "conf", "--redy-port=3"],
+            "unrecognized arguments: --redy-port=3; did you mean --ready-port?",
+        ),
         (["gateway", "run", "conf", "--hello", "nan"], "argument --hello: 'nan': expected seconds"),
         (["gateway", "run", "conf", "--connect", "-1"], "argument --connect: '-1': expected seconds"),
         (["gateway", "run", "conf", "--half-open", "0"], "argument --half-open: '0': expected a whole number, 1 to"),

@@ -26,7 +26,7 @@ from tproxy.core.decide import (
     expected,
     ingress,
 )
-from tproxy.core.hello import Hello, NeedMore, NotTls, parse
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls, parse
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny, Reason
@@ -177,7 +177,7 @@ CASES = [(mode, name, MATRIX[mode][name]) for mode in Mode for name in FIRST]
 
 def test_the_examples_are_what_their_names_say() -> None:
     kinds = [type(first) for first in FIRST.values()]
-    assert kinds == [Hello, Hello, Hello, Hello, NeedMore, NotTls, NotTls, Silence, Gone]
+    assert kinds == [Hello, Hello, Hello, Hello, NeedMore, NotTls, Malformed, Silence, Gone]
 
 
 @pytest.mark.parametrize(("mode", "name", "answer"), CASES, ids=[f"{mode}, {name}" for mode, name, _ in CASES])
@@ -194,6 +194,7 @@ def test_the_mode_and_the_first_bytes_decide(mode: Mode, name: str, answer: str 
 
 @given(
     st.builds(NotTls, st.text())
+    | st.builds(Malformed, st.text())
     | st.builds(NeedMore, st.integers(0, 100), st.integers(0, 100))
     | st.builds(Silence, st.floats(0, 10))
     | st.just(Gone())

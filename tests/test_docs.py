@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,5 +118,21 @@ def _anchors(page: Path) -> set[str]:
 def test_every_source_file_that_is_named_is_there(name: str) -> None:
     """By the end of its path: tables name files relative to their room."""
     there = {f"/{path.relative_to(HERE)}" for room in ROOMS for path in (HERE / room).rglob("*") if path.is_file()}
+    there |= {f"/{path.name}" for path in HERE.iterdir() if path.is_file()}
     for named in set(re.findall(r"`([\w./-]+\.(?:pyx?|c|nft|proto|yaml))`", (HERE / name).read_text())):
         assert any(path.endswith(f"/{named}") for path in there), named
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    names = [*project["dependencies"], *(name for group in project["optional-dependencies"].values() for name in group)]
+    table = (HERE / "ARCHITECTURE.md").read_text().partition("## Dependencies\n")[2].partition("\n## ")[0]
+    for name in {re.split(r"[<>=\[]", each)[0] for each in names} - {"tproxy"}:
+        assert name.startswith("types-") or re.search(rf"\b{re.escape(name)}\b", table), name
+
+
+def test_every_room_is_in_the_table_of_rooms() -> None:
+    section = (HERE / "ARCHITECTURE.md").read_text().partition("## Rooms and arrows\n")[2].partition("\n## ")[0]
+    for path in (HERE / "tproxy").rglob("__init__.py"):
+        room = path.parent.relative_to(HERE / "tproxy").as_posix()
+        assert room == "." or f"`{room}`" in section, room

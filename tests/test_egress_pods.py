@@ -149,6 +149,19 @@ def test_002_01_https_leaves_through_a_router_and_the_client_prints_its_address(
         assert go_client(pod, "HTTPS") == f"HTTPS httpbin.org {stage.routers[router].v4} 200"
 
 
+def test_what_a_rule_routes_is_not_told_as_plaintext_and_what_goes_directly_is(stage: Stage) -> None:
+    assert go_client(stage.even, "HTTPS").endswith(" 200")
+    assert _plaintext(stage, stage.even) == set()
+    stage.configure(stage.even, egress="passthrough")
+    assert go_client(stage.even, "HTTPS").endswith(" 200")
+    assert _plaintext(stage, stage.even) == {(HTTPBIN, 443)}
+
+
+def _plaintext(stage: Stage, pod: Pod) -> set[tuple[str, int]]:
+    page = pod.run(["curl", "-s", "-m", "5", "http://127.0.0.1:15000/plaintext"]).stdout
+    return {(row["peer"], row["port"]) for row in json.loads(page)["rows"]}
+
+
 def test_002_02_the_source_s_last_octet_chooses_the_router(stage: Stage) -> None:
     for pod, rule, router in (
         (stage.even, "by-even", "egress-router1"),

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.echo_backend import EchoBackend
 from tests.gateway import ENV, TPROXY, Gateway, Raw, free_port, listens
-from tests.gateway_cluster import GatewayCluster, path_of
+from tests.gateway_cluster import BUNDLE, GatewayCluster, path_of
+from tests.web import curl, url
 from tproxy.gateway import cluster as cluster_module
 from tproxy.gateway.cluster import Cluster
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
@@ -84,7 +86,17 @@ def following(cluster: GatewayCluster, folder: Path, *options: str, label: str =
     where = cluster.config
     argv = [TPROXY, "gateway", "run", "--kubernetes", "--log-format", "json", "--drain", "1", "--metrics-port", "0"]
     argv += ["--api-server", where["apiServer"], "--token-file", where["tokenFile"], "--ca-file", where["caFile"]]
-    argv += ["--publish-service", "edge/gateway", "--ready-port", "0", "--admin-port", "0", *options]
+    argv += [
+        "--publish-service",
+        "edge/gateway",
+        "--ready-port",
+        "0",
+        "--admin-port",
+        "0",
+        "--stats-port",
+        "0",
+        *options,
+    ]
     log = folder / f"{label}.log"
     with log.open("wb") as out:
         popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=ENV)
@@ -341,6 +353,63 @@ def test_several_workers_serve_what_the_cluster_says_and_one_of_them_writes_stat
         soon(lambda: cluster.status("Gateway", "shop/gw")["listeners"][0]["attachedRoutes"] == 0, "its end", gate)
         assert {said for said, _ in _settled(cluster)[len(wrote) :]} == {"gateways shop/gw"}
         assert len(cluster.wrote) == len(wrote) + 1
+
+
+def test_a_class_says_whether_the_clusters_definitions_are_of_a_version_that_is_known(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    with following(cluster, tmp_path) as gate:
+        told = lambda: cluster.condition("GatewayClass", "tproxy", "SupportedVersion")  # noqa: E731
+        soon(lambda: told() == "True:SupportedVersion", "that they are known", gate)
+        cluster.notes["gateways.gateway.networking.k8s.io"] = {BUNDLE: "v1.7.0"}
+        del cluster.notes["httproutes.gateway.networking.k8s.io"]
+        soon(lambda: told() == "False:UnsupportedVersion", "that they are not", gate)
+        [said] = [each for each in cluster.status("GatewayClass", "tproxy")["conditions"] if each["status"] == "False"]
+        assert said["message"].endswith("not of the Gateway API v1.0 to v1.6: gateways: v1.7.0; httproutes: no version")
+        assert cluster.condition("GatewayClass", "tproxy", "Accepted") == "True:Accepted"  # served all the same
+
+
+def test_of_a_route_with_a_rule_that_cannot_be_the_others_are_served_and_it_says_which(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    """PartiallyInvalid. What the rule matches is not left to a wider one."""
+    port = free_port()
+    with EchoBackend() as pod:
+        backends = [{"name": "echo", "port": 7}]
+        odd = {"type": "URLRewrite", "urlRewrite": {"hostname": "-"}}
+        spec = {
+            "parentRefs": [{"name": "gw"}],
+            "rules": [
+                {"matches": [{"path": {"value": "/admin"}}], "filters": [odd], "backendRefs": backends},
+                {"matches": [{"path": {"type": "Odd", "value": "/x"}}], "backendRefs": backends},
+                {"backendRefs": backends},
+            ],
+        }
+        meta = {"name": "web", "namespace": "shop"}
+        made = {"apiVersion": API, "kind": "HTTPRoute", "metadata": meta, "spec": spec}
+        with following(cluster, tmp_path) as gate:
+            for one in (gateway(port, protocol="HTTP"), made, *service(pod.port)):
+                cluster.apply(one)
+            soon(
+                lambda: cluster.condition("HTTPRoute", "shop/web", "PartiallyInvalid") == "True:UnsupportedValue",
+                "the condition",
+                gate,
+            )
+            assert cluster.condition("HTTPRoute", "shop/web", "Accepted") == "True:Accepted"
+            [said] = [
+                each
+                for each in cluster.status("HTTPRoute", "shop/web")["parents"][0]["conditions"]
+                if each["type"] == "PartiallyInvalid"
+            ]
+            assert said["message"].startswith("Dropped Rule")
+            assert "spec.rules[0].filters[0].urlRewrite.hostname" in said["message"]
+            assert "spec.rules[1].matches[0].path.type" in said["message"]
+            soon(lambda: listens(port), "the port", gate)
+            codes = [curl(url(port, path)).status for path in ("/admin/x", "/x", "/")]
+            assert codes == [500, 200, 200]
+            spec["rules"] = spec["rules"][2:]  # type: ignore[assignment, index]
+            cluster.apply(made)
+            soon(lambda: not cluster.condition("HTTPRoute", "shop/web", "PartiallyInvalid"), "its end", gate)
 
 
 def _settled(cluster: GatewayCluster) -> list[tuple[str, dict[str, Any]]]:

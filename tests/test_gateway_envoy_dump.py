@@ -33,7 +33,7 @@ RULES = [
         "mirrors": [{"destination": {"host": "web"}, "percentage": {"value": 5}}],
     },
     {
-        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%"}}}}, IDLE],
+        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%", "b": "%REQ(x?y):3%"}}}}, IDLE],
         "headers": {"response": {"add": {"b": "2"}, "remove": ["c"]}},
         "rewrite": {"uriRegexRewrite": {"match": "^/a(.*)$", "rewrite": r"/b\1"}, "authority": "c.example"},
         "retries": {"attempts": 3, "perTryTimeout": "2s", "retryOn": "5xx,409"},
@@ -58,6 +58,37 @@ spec:
   tcp: [{match: [{port: 31400}], route: [{destination: {host: web}}]}]
   tls: [{match: [{sniHosts: [a.pass.example]}], route: [{destination: {host: web}}]}]
 """
+POLICY = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: shop}
+spec:
+  host: web
+  trafficPolicy:
+    loadBalancer: {consistentHash: {useSourceIp: true}}
+    connectionPool: {tcp: {maxConnections: 9, connectTimeout: 30ms}, http: {http1MaxPendingRequests: 7, maxRetries: 2}}
+    outlierDetection: {consecutiveGatewayErrors: 3, interval: 5m, splitExternalLocalOriginErrors: true}
+"""
+UDP = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: tproxy}
+spec: {controllerName: tproxy.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: dns, namespace: shop}
+spec:
+  gatewayClassName: tproxy
+  listeners: [{name: dns, port: 5353, protocol: UDP}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: UDPRoute
+metadata: {name: dns, namespace: shop}
+spec:
+  parentRefs: [{name: dns}]
+  rules: [{backendRefs: [{name: web, port: 80, weight: 3}, {name: idle, port: 80}]}]
+"""
 PORTS = """
 apiVersion: v1
 kind: Service
@@ -80,7 +111,7 @@ def dumped(table: Table) -> dict[str, Any]:
 
 
 def everything() -> dict[str, Any]:
-    return dumped(served(TCP, virtual(*RULES)))
+    return dumped(served(TCP, UDP, POLICY, virtual(*RULES)))
 
 
 def test_names_are_istios() -> None:
@@ -107,6 +138,24 @@ def test_names_are_istios() -> None:
     istio = host["routes"][0]["metadata"]["filter_metadata"]["istio"]
     assert istio["config"] == "/apis/networking.istio.io/v1/namespaces/shop/virtual-service/webapp"
     assert routes["https.443.https.coolstore-gateway.shop"]["virtual_hosts"][0]["name"] == "blackhole:443"
+
+
+def test_a_clusters_limits_and_balancer_are_told() -> None:
+    (web,) = [
+        made["cluster"]
+        for made in everything()["ClustersConfigDump"]["dynamic_active_clusters"]
+        if made["cluster"]["name"] == "outbound|80||web.shop.svc.cluster.local"
+    ]
+    assert (web["lb_policy"], web["connect_timeout"]) == ("RING_HASH", "0.030s")
+    assert web["circuit_breakers"] == {
+        "thresholds": [{"max_connections": 9, "max_pending_requests": 7, "max_retries": 2}]
+    }
+    outlier = web["outlier_detection"]
+    assert (outlier["consecutive_gateway_failure"], outlier["interval"], outlier["max_ejection_percent"]) == (
+        3,
+        "300s",
+        10,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +233,7 @@ def test_envoy_takes_it_up_and_says_the_same_of_it(taken_up: dict[str, Any], kin
     )
     for one, other in zip(ours, envoys, strict=True):
         assert one == other
+    assert kind != "ListenersConfigDump" or "udp_0.0.0.0_5353" in {each["name"] for each in envoys}
     assert ours and everything()[kind]["@type"] == taken_up[kind]["@type"]
 
 
@@ -207,9 +257,38 @@ def test_a_running_gateway_tells_it_on_loopback_after_a_reload_too_and_never_a_k
             second.said("no admin page")
 
 
+def test_001_02_the_gateways_own_ports_are_listed_as_istios_and_answer(tmp_path: Path) -> None:
+    """istioctl shows them as ``Inline Route: /healthz/ready*`` and ``/stats/prometheus*``, in virtual host backend."""
+    ready, stats, admin = free_port(), free_port(), free_port()
+    folder = tmp_path / "conf"
+    write(folder / "a.yaml", gateway_yaml(server(free_port(), "HTTP", "*")))
+    ports = ("--ready-port", str(ready), "--stats-port", str(stats), "--admin-port", str(admin))
+    for workers in ("1", "2"):
+        with running(folder, *ports, "--workers", workers):
+            found = {each["@type"].rpartition(".")[2]: each for each in page_of(admin, "/config_dump")["configs"]}
+            told = []
+            for each in found["ListenersConfigDump"]["static_listeners"]:
+                one = each["listener"]
+                manager = one["filter_chains"][0]["filters"][0]["typed_config"]
+                [host] = manager["route_config"]["virtual_hosts"]
+                told.append((one["address"]["socket_address"]["port_value"], host["routes"][0]["match"]["prefix"]))
+            assert told == [(ready, "/healthz/ready"), (stats, "/stats/prometheus")]
+            routes = found["RoutesConfigDump"]["static_route_configs"]
+            assert [each["route_config"]["virtual_hosts"][0]["name"] for each in routes] == ["backend"] * 2
+            for port, prefix in told:
+                asked = subprocess.run(
+                    ["curl", "-sSf", f"http://127.0.0.1:{port}{prefix}"], capture_output=True, check=True
+                )
+                assert b"ready" in asked.stdout or b"tproxy_http_requests" in asked.stdout
+
+
+def page_of(port: int, path: str) -> Any:
+    asked = ["curl", "-sS", "-m", "5", f"http://127.0.0.1:{port}{path}"]
+    return json.loads(subprocess.run(asked, capture_output=True, timeout=10, check=True).stdout)
+
+
 def asked_of(port: int) -> list[list[str]]:
-    asked = ["curl", "-sS", "-m", "5", f"http://127.0.0.1:{port}/config_dump?include_eds"]
-    found = json.loads(subprocess.run(asked, capture_output=True, timeout=10, check=True).stdout)
+    found = page_of(port, "/config_dump?include_eds")
     listeners = next(each for each in found["configs"] if "Listener" in each["@type"])["dynamic_listeners"]
     chains = [(each["name"], each["active_state"]["listener"]["filter_chains"][0]) for each in listeners]
     return [[name, chain["filters"][0]["name"]] for name, chain in chains]

@@ -144,7 +144,7 @@ def test_who_shows_no_certificate_of_the_meshs_bundle_is_refused(
     world: World, caller: str, reason: str, alert: bytes
 ) -> None:
     done = world.call("web.example.com", caller)
-    assert done.returncode in (35, 56)
+    assert done.returncode in gw.CUT_OFF
     assert alert in done.stderr
     record = world.gateway.record(sni="web.example.com", reason=reason)
     assert record["outcome"] == "refused"
@@ -152,7 +152,7 @@ def test_who_shows_no_certificate_of_the_meshs_bundle_is_refused(
 
 def test_callers_can_be_named(world: World) -> None:
     assert world.ask("only.example.com", "other").status == 200
-    assert world.call("only.example.com", "caller").returncode in (35, 56)
+    assert world.call("only.example.com", "caller").returncode in gw.CUT_OFF
     assert str(CALLER) in world.gateway.record(sni="only.example.com", reason="client_untrusted")["why"]
 
 
@@ -216,7 +216,7 @@ def test_a_connection_ends_when_the_bundle_no_longer_vouches_for_its_caller(worl
             while sock.recv(65536):
                 pass
         assert world.gateway.record(reason="cut_by_trust")["peer"] == str(CALLER)
-        assert world.call("web.example.com", "caller").returncode in (35, 56)
+        assert world.call("web.example.com", "caller").returncode in gw.CUT_OFF
     times = world.gateway.process.log.read_text().count("in the mesh as")
     for name, text in before.items():
         (world.folder / f"{name}.pem").write_bytes(text)

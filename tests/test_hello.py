@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tproxy.core.hello import (
     GROUP_NAMES,
     Hello,
+    Malformed,
     NeedMore,
     NotTls,
     ServerHello,
@@ -123,7 +124,7 @@ each_sample = pytest.mark.parametrize("whole", SAMPLES.values(), ids=SAMPLES.key
 def not_tls(data: bytes, why: str, limit: int = 16384) -> None:
     """It is refused for this reason."""
     match parse(data, limit):
-        case NotTls(said):
+        case NotTls(said) | Malformed(said):
             assert why in said
         case other:
             pytest.fail(f"{other!r}, expected {why!r}")
@@ -263,9 +264,9 @@ def test_a_hello_may_take_up_the_limit_and_not_a_byte_more(slack: int) -> None:
     """The records' headers count, wherever the hello is cut."""
     data = hello(ext(21, bytes(16384 - len(hello(ext(21, b""))) + slack)))
     assert len(data) == 16384 + slack
-    assert isinstance(parse(data), NotTls if slack else Hello)
-    assert isinstance(parse(data[:9]), NotTls if slack else NeedMore)
-    assert isinstance(parse(records(data[5:], [100])), NotTls)
+    assert isinstance(parse(data), Malformed if slack else Hello)
+    assert isinstance(parse(data[:9]), Malformed if slack else NeedMore)
+    assert isinstance(parse(records(data[5:], [100])), Malformed)
     assert isinstance(parse(data + bytes(100), limit=len(data)), Hello)
 
 
@@ -363,7 +364,7 @@ def test_a_mutated_hello_never_raises(name: str, edits: list[tuple[int, int]], c
     """And a verdict once given stands, whatever arrives later: only NeedMore may change."""
     data = edited(SAMPLES[name], edits)
     early, late = parse(data[:cut]), parse(data)
-    assert isinstance(early, NeedMore) or early == late or (isinstance(early, NotTls) and isinstance(late, NotTls))
+    assert isinstance(early, NeedMore) or early == late or {type(early), type(late)} == {Malformed}
     if isinstance(early, NeedMore) and isinstance(late, Hello):
         assert early.at_least <= len(data)
 
@@ -371,14 +372,14 @@ def test_a_mutated_hello_never_raises(name: str, edits: list[tuple[int, int]], c
 @given(st.binary(max_size=300))
 def test_any_bytes_at_all_never_raise(data: bytes) -> None:
     for given_bytes in (data, b"\x16\x03\x01" + data, record(handshake(data)), record(handshake(body(data)))):
-        assert isinstance(parse(given_bytes), Hello | NeedMore | NotTls)
+        assert isinstance(parse(given_bytes), Hello | NeedMore | NotTls | Malformed)
         assert isinstance(server_hello(given_bytes), ServerHello | None)
 
 
 @pytest.mark.parametrize("value", [0x00, 0x01, 0x7F, 0x80, 0xFF])
 def test_every_single_byte_may_be_hostile(value: int) -> None:
     for at in range(len(REAL)):
-        assert isinstance(parse(edited(REAL, [(at, value)])), Hello | NeedMore | NotTls)
+        assert isinstance(parse(edited(REAL, [(at, value)])), Hello | NeedMore | NotTls | Malformed)
 
 
 # What the server chose

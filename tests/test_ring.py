@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tproxy.core.address import Endpoint
+from tproxy.core.balance import ring as rings
 from tproxy.core.balance.ring import MOST, Ring, digest, maglev, ring
 
 POD = st.integers(0, 2**32 - 1).map(lambda number: Endpoint(IPv4Address(number), 8080))
@@ -47,14 +48,20 @@ def test_whoever_is_left_out_costs_the_others_no_key(some: tuple[Endpoint, ...],
 
 @settings(deadline=None, max_examples=20)
 @given(st.permutations(pods(7)))
-def test_the_order_in_which_endpoints_are_listed_does_not_matter_to_a_ring(some: list[Endpoint]) -> None:
-    one, other = ring(tuple(some)), ring(pods(7))
-    assert [one.first(key) for key in KEYS[:300]] == [other.first(key) for key in KEYS[:300]]
+def test_replicas_that_list_endpoints_in_another_order_send_a_key_to_the_same(some: list[Endpoint]) -> None:
+    weights = tuple(int(str(pod.ip).rpartition(".")[2]) + 1 for pod in some)
+    for one, other in (
+        (ring(tuple(some)), ring(pods(7))),
+        (maglev(tuple(some), (), 1009), maglev(pods(7), (), 1009)),
+        (maglev(tuple(some), weights, 1009), maglev(pods(7), (1, 2, 3, 4, 5, 6, 7), 1009)),
+    ):
+        assert [one.first(key) for key in KEYS[:300]] == [other.first(key) for key in KEYS[:300]]
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 40])
 def test_shares_of_a_ring_are_even(count: int) -> None:
-    shares = Counter(ring(pods(count)).first(key) for key in KEYS)
+    made = ring(pods(count))
+    shares = Counter(made.first(key) for key in KEYS)
     assert len(shares) == count
     assert max(shares.values()) < 1.45 * len(KEYS) / count, shares
 
@@ -93,3 +100,12 @@ def test_a_thousand_endpoints_have_a_ring_of_bounded_size() -> None:
     made = ring(pods(1000))
     assert len(made._owners) <= MOST
     assert len(set(map(made.first, KEYS))) > 900
+
+
+def test_a_ring_is_made_once_for_all_who_use_it_and_goes_with_the_last() -> None:
+    made = ring(pods(5))
+    assert ring(pods(5)) is made
+    assert maglev(pods(5), (), 101) is not maglev(pods(5), (), 103)
+    before = len(rings._MADE)
+    del made
+    assert len(rings._MADE) == before - 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tproxy.core.address import Endpoint
 from tproxy.core.decide import First, Gone, Silence
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.routes import (
     Entry,
@@ -118,7 +118,7 @@ def test_other_names_and_none_at_all_meet_the_catch_all_or_are_refused_with_what
     ("first", "reason"),
     [
         (NotTls("first byte 0x47 is not a TLS handshake record"), Reason.PLAINTEXT),
-        (NotTls("two host names in one server_name extension"), Reason.HELLO_MALFORMED),
+        (Malformed("two host names in one server_name extension"), Reason.HELLO_MALFORMED),
         (Silence(5), Reason.HELLO_TIMEOUT),
         (NeedMore(9, 50), Reason.HELLO_TIMEOUT),
         (Gone(), Reason.HELLO_CLOSED),

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.test_relay import push
 from tproxy.core.address import Endpoint
 from tproxy.core.config import Config
 from tproxy.core.settings import Marks
@@ -100,15 +101,6 @@ class Pair:
 
 def content(size: int) -> bytes:
     return hashlib.shake_128(b"position").digest(size)
-
-
-def push(sock: socket.socket, data: bytes, sizes: list[int]) -> None:
-    at = turn = 0
-    while at < len(data):
-        size = sizes[turn % len(sizes)]
-        sock.sendall(data[at : at + size])
-        at, turn = at + size, turn + 1
-    sock.shutdown(socket.SHUT_WR)
 
 
 def pull(sock: socket.socket, report: Any, every: int) -> bytes:

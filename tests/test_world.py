@@ -11,7 +11,7 @@ import pytest
 
 from tproxy.kernel import netns
 from tproxy.world import apps, cgroup
-from tproxy.world.pods import Pod, World, wait_for
+from tproxy.world.pods import Pod, World, sweep, wait_for
 
 PEER = (sys.executable, "-m", "tproxy.world.peer")
 MADE = """
@@ -94,6 +94,28 @@ def test_nothing_stays_behind(end: str) -> None:
     assert not Path(directory).exists()
     assert not [name for name in netns.names() if name.startswith(Path(directory).name)]
     assert Path(directory).name not in cgroup.worlds()
+
+
+SCRATCH = """
+import sys
+from tests.scratch import netns
+with netns() as made:
+    made.echo(7)
+    print(made.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_test_s_namespace_is_swept_and_a_living_one_s_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", SCRATCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
+        assert maker.stdout
+        name = maker.stdout.readline().decode().strip()
+        sweep()
+        assert name in netns.names() and netns.pids(name)
+        maker.kill()
+        maker.wait(5)
+        sweep()
+        assert name not in netns.names()
 
 
 def test_waiting_has_a_deadline_and_says_for_what() -> None:

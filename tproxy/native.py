@@ -34,7 +34,11 @@ class Finder:
         except FileNotFoundError:
             lines = []
         if not lines or lines[0].startswith("#"):
-            self._why_not = lines[0].lstrip("# ") if lines else "they were never compiled"
+            self._why_not = (
+                lines[0].lstrip("# ")
+                if lines
+                else "its modules were never compiled; make native, or install it where a C compiler is"
+            )
             return {}
         pairs = [line.split("  ", 1) for line in lines]
         return {path.removesuffix(".py").replace("/", "."): (path, digest) for digest, path in pairs}
@@ -55,9 +59,13 @@ class Finder:
         from hashlib import sha256  # a sidecar needs neither
 
         for path, digest in self._built.values():
-            with open(f"{self._root}/{path}", "rb") as file:  # noqa: PTH123
-                if sha256(file.read()).hexdigest() != digest:
-                    return f"{path} is newer than what was compiled: make native"
+            try:
+                with open(f"{self._root}/{path}", "rb") as file:  # noqa: PTH123
+                    same = sha256(file.read()).hexdigest() == digest
+            except OSError as error:
+                return str(error)
+            if not same:
+                return f"{path} is newer than what was compiled: make native"
         return ""
 
     def find_spec(

@@ -54,7 +54,7 @@ class Live:
         self._stack.close()
 
     def _begin(self) -> None:
-        name = f"conformance-{os.getpid()}"
+        name = f"tp{os.getpid()}-conformance"  # whose it is, for tproxy.world.pods.sweep
         netns.create(name)
         self._stack.callback(netns.delete, name)
         self._stack.enter_context(netns.inside(name))
@@ -69,7 +69,7 @@ class Live:
 
     def _start(self) -> Process:
         argv = [TPROXY, "gateway", "run", "--config", str(self._conf), "--drain", "0", "--log-format", "json"]
-        argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0"]
+        argv += ["--metrics-port", "0", "--ready-port", "0", "--admin-port", "0", "--stats-port", "0"]
         log = self._folder / "gateway.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})

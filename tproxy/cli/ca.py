@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from tproxy.cli import Verbs, ca_state
-from tproxy.cli.usage import call
+from tproxy.cli.usage import call, option
 from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId, parse_trust_domain
 from tproxy.core.identity_config import parse_seconds
@@ -44,7 +42,6 @@ SHOW = """examples:
   tproxy ca show web/cert.pem --json | jq '.[0].serial'
 
 exit codes: 0 shown, 2 bad input"""
-T = TypeVar("T")
 
 
 def register(verbs: Verbs) -> None:
@@ -59,16 +56,16 @@ def register(verbs: Verbs) -> None:
     )
     calls = parser.add_subparsers(dest="call", metavar="CALL", required=True, help="its own --help says more")
     init = call(calls, "init", "make a root and an intermediate", INIT)
-    _dir(init)
+    ca_state.add_dir(init)
     init.add_argument("--trust-domain", required=True, metavar="NAME", help="as in spiffe://NAME/...")
     _key_type(init)
     init.set_defaults(run=run_init)
     middle = call(calls, "intermediate", "replace the intermediate; needs root.key for this moment", MIDDLE)
-    _dir(middle)
+    ca_state.add_dir(middle)
     _key_type(middle)
     middle.set_defaults(run=run_intermediate)
     issue = call(calls, "issue", "make a workload's certificate and key", ISSUE)
-    _dir(issue)
+    ca_state.add_dir(issue)
     issue.add_argument("--id", metavar="SPIFFE_ID", help="spiffe://<trust domain>/<path>")
     issue.add_argument("--namespace", metavar="NS", help="with --service-account, instead of --id")
     issue.add_argument("--service-account", metavar="SA", help="with --namespace, instead of --id")
@@ -86,10 +83,6 @@ def register(verbs: Verbs) -> None:
     ca_state.register(calls)
 
 
-def _dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", required=True, metavar="DIR", help="where the authority lives")
-
-
 def _key_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-type", choices=("ecdsa", "rsa"), default="ecdsa", help="P-256 (default) or RSA 2048")
 
@@ -100,7 +93,7 @@ def run_init(args: argparse.Namespace) -> int:
     from tproxy.control.authority import utc_now
     from tproxy.control.explain import explain
 
-    domain = _parsed("--trust-domain", parse_trust_domain, args.trust_domain)
+    domain = option("--trust-domain", parse_trust_domain, args.trust_domain)
     root = store.create(Path(args.dir), domain, args.key_type)
     print(f"authority of {domain} made in {args.dir}; root {explain(root.certificate, utc_now()).valid}")
     print(f"keep {args.dir}/root.key offline: it is needed only for the next intermediate")
@@ -125,8 +118,8 @@ def run_issue(args: argparse.Namespace) -> int:
     from tproxy.control.authority import utc_now
     from tproxy.control.explain import explain
 
-    life = timedelta(seconds=_parsed("--ttl", parse_seconds, args.ttl))
-    owner = _parsed("--owner", parse_owner, args.owner) if args.owner else None
+    life = timedelta(seconds=option("--ttl", parse_seconds, args.ttl))
+    owner = option("--owner", parse_owner, args.owner) if args.owner else None
     workload = _workload(args)
     made = store.issue(Path(args.dir), workload, Path(args.out), life, args.key_type, args.renew, owner)
     words = explain(made, utc_now())
@@ -172,12 +165,12 @@ def _workload(args: argparse.Namespace) -> SpiffeId:
     if bool(args.id) == any(pair) or (any(pair) and not all(pair)):
         raise ConfigError("command line", "--id", "give either --id, or --namespace and --service-account")
     if args.id:
-        return _parsed("--id", SpiffeId.parse, args.id)
+        return option("--id", SpiffeId.parse, args.id)
     from tproxy.control.authority import trust_domain_of
     from tproxy.control.store import signer
 
     domain = trust_domain_of(signer(Path(args.dir)).certificate)
-    return _parsed("--service-account", lambda _: SpiffeId.workload(domain, *pair), args.service_account)
+    return option("--service-account", lambda _: SpiffeId.workload(domain, *pair), args.service_account)
 
 
 def parse_owner(text: str) -> tuple[int, int]:
@@ -186,10 +179,3 @@ def parse_owner(text: str) -> tuple[int, int]:
     if not found:
         raise ValueError("expected UID or UID:GID, in numbers")
     return int(found[1]), int(found[2] or found[1])
-
-
-def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ConfigError("command line", option, str(error), text) from error

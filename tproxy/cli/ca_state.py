@@ -6,12 +6,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
-from tproxy.cli.usage import call
+from tproxy.cli.usage import call, option
 from tproxy.cli.words import when
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from tproxy.control.rotation import Holder, NotYet
 
 Calls: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-T = TypeVar("T")
 TOKEN = """examples:
   tproxy ca token --dir ca --id spiffe://cluster.local/vm/db --ttl 30d > token
   tproxy ca token --dir ca --id spiffe://cluster.local/vm/db --address 10.0.0.7 --uses 1
@@ -46,7 +44,7 @@ exit codes: 0 done, 1 too early or out of order: it says why, 2 bad input"""
 def register(calls: Calls) -> None:
     """Add the calls to ``tproxy ca``."""
     token = call(calls, "token", "make a join token for a workload outside Kubernetes, or revoke one", TOKEN)
-    _dir(token)
+    add_dir(token)
     what = token.add_mutually_exclusive_group(required=True)
     what.add_argument("--id", metavar="SPIFFE_ID", help="who comes with it")
     what.add_argument("--revoke", metavar="NAME", help="the second part of a token, as tproxy ca tokens lists it")
@@ -55,17 +53,18 @@ def register(calls: Calls) -> None:
     token.add_argument("--uses", metavar="N", help="so many certificates (default: any number until --ttl)")
     token.set_defaults(run=run_token)
     tokens = call(calls, "tokens", "list join tokens; none can be shown again", TOKENS)
-    _dir(tokens)
+    add_dir(tokens)
     tokens.add_argument("--json", action="store_true", help="as JSON")
     tokens.set_defaults(run=run_tokens)
     rotate = call(calls, "rotate", "replace the root in three steps: add, switch, drop", ROTATE)
-    _dir(rotate)
+    add_dir(rotate)
     rotate.add_argument("step", choices=("add", "switch", "drop", "status"), help="the next step, or where it stands")
     rotate.add_argument("--force", action="store_true", help="although somebody is left behind; it says who")
     rotate.set_defaults(run=run_rotate)
 
 
-def _dir(parser: argparse.ArgumentParser) -> None:
+def add_dir(parser: argparse.ArgumentParser) -> None:
+    """The option of every call that needs an authority."""
     parser.add_argument("--dir", required=True, metavar="DIR", help="where the authority lives")
 
 
@@ -82,10 +81,10 @@ def run_token(args: argparse.Namespace) -> int:
                 raise ConfigError("command line", "--revoke", "there is no token of this name", args.revoke, known)
         print(f"{args.revoke} is revoked; certificates that it fetched live on to their end")
         return 0
-    workload = _parsed("--id", SpiffeId.parse, args.id)
-    seconds = _parsed("--ttl", parse_seconds, args.ttl)
-    address = str(_parsed("--address", parse_address, args.address)) if args.address else ""
-    uses = _parsed("--uses", _uses, args.uses) if args.uses else None
+    workload = option("--id", SpiffeId.parse, args.id)
+    seconds = option("--ttl", parse_seconds, args.ttl)
+    address = str(option("--address", parse_address, args.address)) if args.address else ""
+    uses = option("--uses", _uses, args.uses) if args.uses else None
     until = int(time.time()) + seconds
     with closing(State.open(folder)) as state:
         domain = signer.load(folder, state).trust_domain
@@ -101,13 +100,6 @@ def _uses(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 1_000_000_000:
         raise ValueError("expected a number from 1")
     return int(text)
-
-
-def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ConfigError("command line", option, str(error), text) from error
 
 
 def run_tokens(args: argparse.Namespace) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from tproxy.cli import Verbs, lean
+from tproxy.cli.gateway_endpoints import add_options as add_endpoints_options
+from tproxy.cli.gateway_endpoints import endpoints
 from tproxy.cli.gateway_explain import SHOWN, explain
 from tproxy.cli.gateway_show import check, listeners, routes
 from tproxy.cli.log import add_log_options
-from tproxy.cli.usage import call, count, port, port_or_none, seconds, seconds_or_none
+from tproxy.cli.usage import call, count, count_or_none, port, port_or_none, seconds, seconds_or_none
 
 EXAMPLES = """examples:
   tproxy gateway check conf/                                 errors and warnings with file, line and field
@@ -17,6 +19,7 @@ EXAMPLES = """examples:
   tproxy gateway run --config conf/ --proxy-from 10.0.0.0/8  behind a load balancer that speaks PROXY protocol
   tproxy gateway listeners --config conf/                    ports, names, and what they lead to
   tproxy gateway routes --config conf/
+  tproxy gateway endpoints                                   of a running gateway: who is left out for failing
   tproxy gateway explain --config conf/ --sni shop.example.com
   tproxy gateway explain --config conf/ --host shop.example.com --path /cart --header 'x-user: me'
 
@@ -49,6 +52,11 @@ LISTENERS = """examples:
   tproxy gateway listeners conf/ --json | jq '.[].port'
 
 exit codes: 0 done, 2 the directory cannot be read"""
+ENDPOINTS = """examples:
+  tproxy gateway endpoints
+  kubectl -n tproxy-gateway exec deploy/tproxy-gateway -- tproxy gateway endpoints --json
+
+exit codes: 0 all are asked, 1 one is left out for failing, 2 nobody answers"""
 EXPLAIN = """examples:
   tproxy gateway explain conf/ --sni shop.example.com                  over TLS; the host is the same
   tproxy gateway explain conf/ --host shop.example.com --path /cart    on every port that takes HTTP
@@ -83,6 +91,9 @@ def register(verbs: Verbs) -> None:
     listeners_parser = call(actions, "listeners", "list every port, and what its names lead to", LISTENERS)
     _add_source(listeners_parser)
     listeners_parser.set_defaults(run=listeners)
+    endpoints_parser = call(actions, "endpoints", "list whom a running gateway asks, and who is left out", ENDPOINTS)
+    add_endpoints_options(endpoints_parser)
+    endpoints_parser.set_defaults(run=endpoints)
     explain_parser = call(actions, "explain", "say which rule is taken, and why not the others", EXPLAIN)
     _add_source(explain_parser)
     explain_parser.add_argument("--sni", metavar="NAME", help="the name that a TLS client asks for (default: the host)")
@@ -136,6 +147,24 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drain", type=seconds_or_none, metavar="SECONDS", default=base.drain, help="to finish after SIGTERM"
     )
+    parser.add_argument(
+        "--stall", type=seconds, metavar="SECONDS", default=base.stall, help="without a byte of a body that is wanted"
+    )
+    parser.add_argument(
+        "--body-rate",
+        type=count_or_none,
+        metavar="BYTES",
+        default=base.body_rate,
+        help="a second that a request's body must bring in each such time, but for gRPC; 0: any (default: 4)",
+    )
+    for peer, default in (("clients", base.ping_clients), ("backends", base.ping_backends)):
+        parser.add_argument(
+            f"--ping-{peer}",
+            type=seconds_or_none,
+            metavar="SECONDS",
+            default=default,
+            help=f"of silence on HTTP/2 with open streams until a PING; 0: never (default: {default:g})",
+        )
     parser.add_argument("--default-sni", metavar="NAME", default="", help="taken for clients that send no SNI")
     parser.add_argument("--mesh", metavar="FILE", help="a sidecar's configuration: our identity for ISTIO_MUTUAL")
     parser.add_argument("--half-open", type=count, metavar="N", default=base.half_open, help="of one address at once")
@@ -147,6 +176,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics-port", type=port_or_none, metavar="PORT", default=15020, help="0: none (default: 15020)"
+    )
+    parser.add_argument(
+        "--stats-port",
+        type=port_or_none,
+        metavar="PORT",
+        default=15090,
+        help="metrics, too, as Envoy's; 0: none (default: 15090)",
     )
     parser.add_argument(
         "--admin-port",

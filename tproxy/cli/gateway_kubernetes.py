@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli import gateway_source as source
+from tproxy.cli.usage import option
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -37,18 +38,10 @@ _OF_A_CLUSTER = (
 
 def misplaced(args: argparse.Namespace) -> None:
     """ConfigError for what means nothing without a cluster."""
-    for name in (
-        "watch_namespace",
-        "gateway_class",
-        "publish_service",
-        "address",
-        "api_server",
-        "token_file",
-        "ca_file",
-    ):
+    for name in _OF_A_CLUSTER:
         if getattr(args, name) and not args.kubernetes:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError("command line", option, "is for a cluster: say --kubernetes, too", getattr(args, name))
+            said = f"--{name.replace('_', '-')}"
+            raise ConfigError("command line", said, "is for a cluster: say --kubernetes, too", getattr(args, name))
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
@@ -60,10 +53,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
     default = f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else "https://kubernetes.default.svc"
-    try:
-        server = parse_api_server(args.api_server or default)
-    except ValueError as error:
-        raise ConfigError("command line", "--api-server", str(error), args.api_server or default) from error
+    server = option("--api-server", parse_api_server, args.api_server or default)
     token, authority = args.token_file or f"{SECRETS}/token", args.ca_file or f"{SECRETS}/ca.crt"
     return Cluster(Kubernetes(*server, token, authority), _words(args.watch_namespace))
 
@@ -156,10 +146,12 @@ class Following:
         site = replace(
             source.site_of(self._args),
             controllers=frozenset({CONTROLLER}),
+            trusting=False,
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,
             taken=taken,
+            bundles=self._cluster.bundles,
         )
         return compile_table(objects, errors, source.labels_of(self._args), site)
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from tproxy import native
 from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
-from tproxy.cli.gateway_dump import Dump, admin_socket
+from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page, pages_of, stats_socket
 from tproxy.cli.gateway_kubernetes import Following, misplaced
 from tproxy.cli.log import record_writer, start_logging
+from tproxy.cli.words import counted
 from tproxy.core.fields import ConfigError
 from tproxy.kernel.errors import KernelError
 
@@ -64,7 +65,9 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
     if loaded and loaded.errors:
         raise ConfigError(
-            str(source.folder_of(args)), "", f"{len(loaded.errors)} errors: tproxy gateway check lists them"
+            str(source.folder_of(args)),
+            "",
+            f"{counted(len(loaded.errors), 'error')}: tproxy gateway check lists them",
         )
     gc.collect()  # what the YAML was: keys were in it
     gc.freeze()
@@ -106,6 +109,7 @@ async def _serve(
     gate = Gate(carry, finished, settings)
     metrics.watch(gate.open_connections, lambda: 0)
     metrics.registry.register(gate.web.journal)
+    metrics.registry.register(gate.web.engine.guards)
     if loaded is not None:
         gate.take(loaded.table, loaded.material)
     loop, stopping, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -157,7 +161,7 @@ async def _follow(
         try:
             loaded = await asyncio.to_thread(_compiled, directory, args)
             if loaded.errors:
-                raise ConfigError(str(source.folder_of(args)), "", f"{len(loaded.errors)} errors")
+                raise ConfigError(str(source.folder_of(args)), "", counted(len(loaded.errors), "error"))
             gate.take(loaded.table, loaded.material)
         except (ConfigError, KernelError) as error:
             metrics.refused()
@@ -184,14 +188,21 @@ def _pages(
 
     health: dict[str, Callable[[], Answer]] = {"/healthz/ready": ready}
     told = {"/metrics": metrics.page, "/stats/prometheus": metrics.page, **health}
-    dump = Dump(lambda: gate.table, lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()})
+    dump = Dump(
+        lambda: gate.table,
+        lambda: {name: one.pair.chain for name, one in gate.contexts.material.items()},
+        pages_of(args),
+    )
+    admin = {"/config_dump": dump.page, "/clusters": lambda: endpoints_page(gate)}
     if ties is not None:
-        return [(ties.pages, {"/config_dump": dump.page, **told})]
+        return [(ties.pages, {**admin, **told})]
     made: list[tuple[socket.socket, Pages]] = []
     if args.metrics_port:
         made.append((plain_listener(any_host(), args.metrics_port), told))
+    if args.stats_port and (sock := stats_socket(args.stats_port)) is not None:
+        made.append((sock, told))
     if args.admin_port and (sock := admin_socket(args.admin_port)) is not None:
-        made.append((sock, {"/config_dump": dump.page, **told}))
+        made.append((sock, {**admin, **told}))
     if args.ready_port:
         made.append((plain_listener(any_host(), args.ready_port), health))
     return made

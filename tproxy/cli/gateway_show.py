@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tproxy.core.route_explain import Line
     from tproxy.core.routes import Backend, Bind, Listener
     from tproxy.gateway.compile import Loaded
+    from tproxy.gateway.findings import Finding
 
 
 def check(args: argparse.Namespace) -> int:
@@ -23,8 +25,12 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(finding) for finding in loaded.findings], indent=2))
     else:
-        for finding in loaded.findings:
+        for finding in sorted(loaded.findings, key=_place):
             print(f"{finding.level}: {finding.text}")
+        if not loaded.table.listeners and not loaded.table.datagrams:
+            print(
+                f"nothing is served: no Gateway in {args.config or args.folder} opens a port; its folders are not read"
+            )
         print(f"{_ports(loaded)}, {_counted(loaded)}")
     return 1 if loaded.errors else 0
 
@@ -68,6 +74,12 @@ def _aligned(cells: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     for row in cells:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _place(finding: Finding) -> tuple[str, str, int]:
+    """Errors first, then by file and line."""
+    where = re.match(r"(.*?)(?::([0-9]+))?: ", finding.text)
+    return finding.level, where[1] if where else "", int(where[2] or 0) if where else 0
 
 
 def _ports(loaded: Loaded) -> str:

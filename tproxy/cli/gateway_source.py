@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from tproxy.cli.usage import option
 from tproxy.core.address import parse_address, parse_network
 from tproxy.core.fields import ConfigError
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.settings import Settings
     from tproxy.gateway.site import Site
-
-
-T = TypeVar("T")
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -50,24 +47,21 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from tproxy.gateway.settings import Settings
 
     return Settings(
-        host=str(_parsed("--listen", parse_address, args.listen)) if args.listen else "",
+        host=str(option("--listen", parse_address, args.listen)) if args.listen else "",
         hello=args.hello,
         connect=args.connect,
         drain=args.drain,
+        stall=args.stall,
+        body_rate=args.body_rate,
+        ping_clients=args.ping_clients,
+        ping_backends=args.ping_backends,
         connections=args.connections,
         half_open=args.half_open,
         access_log=args.access_log,
         workers=args.workers,
-        default_sni=_parsed("--default-sni", parse_hostname, args.default_sni) if args.default_sni else "",
-        proxy_from=tuple(_parsed("--proxy-from", parse_network, part) for part in args.proxy_from.split(",") if part),
+        default_sni=option("--default-sni", parse_hostname, args.default_sni) if args.default_sni else "",
+        proxy_from=tuple(option("--proxy-from", parse_network, part) for part in args.proxy_from.split(",") if part),
     )
-
-
-def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ConfigError("command line", option, str(error), text) from error
 
 
 def load(args: argparse.Namespace) -> Loaded:

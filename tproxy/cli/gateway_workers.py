@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tproxy.cli.gateway_dump import admin_socket
+from tproxy.cli.gateway_dump import admin_socket, stats_socket
 from tproxy.core.metrics_text import added
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tproxy")
 ANSWER = 2.0  # seconds for a worker's page
-PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump"})
+PAGES = frozenset({"/metrics", "/stats/prometheus", "/healthz/ready", "/config_dump", "/clusters"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,8 @@ def _sockets(args: argparse.Namespace) -> Iterator[socket.socket]:
     for port in (args.metrics_port, args.ready_port):
         if port:
             yield plain_listener(any_host(), port)
+    if args.stats_port and (stats := stats_socket(args.stats_port)) is not None:
+        yield stats
     if args.admin_port and (admin := admin_socket(args.admin_port)) is not None:
         yield admin
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TypeVar
 
 from tproxy.cli import Verbs, policy_egress
 from tproxy.cli.ask import page
 from tproxy.cli.source import add_config_option, config_of, labelled
+from tproxy.cli.usage import option
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.config import Config, parse_port
 from tproxy.core.fields import ConfigError
@@ -21,7 +20,6 @@ from tproxy.core.policy.effective import settle, with_set
 from tproxy.core.policy.explain import Explanation, asks_for, explain
 from tproxy.core.policy.told import Told
 
-T = TypeVar("T")
 EXAMPLES = """examples:
   tproxy policy explain --config sidecar.yaml --from spiffe://cluster.local/ns/shop/sa/web --port 80
   tproxy policy explain --config sidecar.yaml --from 10.0.0.7 --port 80      a caller without identity: plaintext
@@ -76,9 +74,9 @@ def register(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain; the exit code is the answer."""
     config = _settled(_with_told(labelled(config_of(args))), args.namespace)
-    port = _parsed("--port", args.port, parse_port)
+    port = option("--port", parse_port, args.port)
     peer, source = _caller(args.callers)
-    target = _parsed("--to", args.to, parse_address) if args.to else None
+    target = option("--to", parse_address, args.to) if args.to else None
     source = _known(source, "--from", Attribute.SOURCE_IP, config)
     target = _known(target, "--to", Attribute.TARGET_IP, config)
     found = explain(peer, Endpoint(source, 0), Endpoint(target, port), config)
@@ -131,8 +129,8 @@ def _caller(values: list[str]) -> tuple[SpiffeId | None, Address | None]:
     addresses = [value for value in values if not value.startswith("spiffe:")]
     if len(ids) > 1 or len(addresses) > 1:
         raise ConfigError("command line", "--from", "one id and one address at most", values)
-    peer = _parsed("--from", ids[0], SpiffeId.parse) if ids else None
-    return peer, _parsed("--from", addresses[0], parse_address) if addresses else None
+    peer = option("--from", SpiffeId.parse, ids[0]) if ids else None
+    return peer, option("--from", parse_address, addresses[0]) if addresses else None
 
 
 def _known(address: Address | None, option: str, attribute: Attribute, config: Config) -> Address:
@@ -142,10 +140,3 @@ def _known(address: Address | None, option: str, attribute: Attribute, config: C
             "command line", option, f"is missing: a policy here asks for {attribute}, so give the address"
         )
     return address or _UNKNOWN
-
-
-def _parsed(option: str, value: str, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ConfigError("command line", option, str(error), value) from error

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TypeVar
 
 from tproxy.cli.source import add_config_option, config_of, routed
+from tproxy.cli.usage import option
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.egress.explain import Explanation, explain
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import parse_hostname
 
-T = TypeVar("T")
 EXAMPLES = """examples:
   tproxy policy egress --config sidecar.yaml --to 93.184.216.34:443 --sni www.example.com
   tproxy policy egress --config sidecar.yaml --to 93.184.216.34:80 --from 10.0.0.7 --json | jq .hops
@@ -42,11 +40,11 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run(args: argparse.Namespace) -> int:
     """Explain; the exit code is the answer."""
     config = routed(config_of(args))
-    source = Endpoint(_parsed("--from", args.source, parse_address), 0) if args.source else None
+    source = Endpoint(option("--from", parse_address, args.source), 0) if args.source else None
     if source is None and any(rule.octet for rule in config.egress_routes.rules):
         raise ConfigError("command line", "--from", "is missing: a rule here asks for sourceOctet, so give the address")
-    sni = _parsed("--sni", args.sni, parse_hostname) if args.sni else None
-    found = explain(source, _parsed("--to", args.to, Endpoint.parse), sni, config)
+    sni = option("--sni", parse_hostname, args.sni) if args.sni else None
+    found = explain(source, option("--to", Endpoint.parse, args.to), sni, config)
     print(json.dumps(asdict(found), indent=2) if args.json else text(found))
     return 1 if found.answer == "deny" else 0
 
@@ -62,10 +60,3 @@ def text(found: Explanation) -> str:
         result = f"misses: {'; '.join(line.misses)}" if line.misses else "matches"
         lines.append(f"  {line.rule:<{width}}  {result}")
     return "\n".join(lines)
-
-
-def _parsed(option: str, value: str, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ConfigError("command line", option, str(error), value) from error

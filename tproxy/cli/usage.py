@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
+from tproxy.core.fields import ConfigError
+
+T = TypeVar("T")
 _CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")
 _YEAR = 365 * 86_400.0
 
@@ -54,6 +57,14 @@ def call(
     )
 
 
+def option(name: str, parse: Callable[[str], T], text: str) -> T:
+    """An option's text through a parser of the core; ConfigError names the option."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", name, str(error), text) from error
+
+
 def seconds(text: str) -> float:
     """A time that passes, up to a year."""
     return _number(text, 0.001, _YEAR)
@@ -67,6 +78,11 @@ def seconds_or_none(text: str) -> float:
 def count(text: str) -> int:
     """One at least."""
     return _whole(text, 1, 1_000_000_000)
+
+
+def count_or_none(text: str) -> int:
+    """The same, or 0."""
+    return _whole(text, 0, 1_000_000_000)
 
 
 def port(text: str) -> int:

@@ -60,7 +60,7 @@ def _request(body: bytes) -> Mapping[str, Any]:
     """The request inside the review, with the parts that we read. ConfigError says what is wrong."""
     where = "AdmissionReview"
     try:
-        data = json.loads(body, parse_constant=_no_number)
+        data = json.loads(body.decode(), parse_constant=_no_number)  # UTF-8 and no other (RFC 8259, 8.1)
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, "", f"is not JSON: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != "AdmissionReview":
@@ -141,6 +141,6 @@ def _warned(warnings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _cut(line: str) -> str:
-    data = line.encode()
+    data = line.encode("utf-8", "replace")  # JSON can spell half a character
     most = WARNING - len("tproxy: ")
-    return line if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
+    return data.decode() if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."

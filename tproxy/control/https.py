@@ -10,11 +10,12 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 
 import h11
 
 HEAD_LIMIT = 16 * 1024  # bytes of a request line and its headers
-READ = 64 * 1024
+READ = 1 << 20  # all that the connection holds
 
 
 def context(key: bytes, chain: bytes) -> ssl.SSLContext:
@@ -61,12 +62,12 @@ class Link:
         event = await self._event()
         return event if isinstance(event, h11.Request) else None
 
-    async def data(self) -> bytes | None:
+    async def data(self) -> bytes | bytearray | None:
         """The next piece of the body; None at its end. h11.RemoteProtocolError if there is none."""
         if self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
         event = await self._event()
-        return bytes(event.data) if isinstance(event, h11.Data) else None
+        return event.data if isinstance(event, h11.Data) else None
 
     async def answer(self, status: int, kind: str, body: bytes, last: bool) -> bool:
         """Send it; whether another request may come."""
@@ -74,7 +75,8 @@ class Link:
             return False
         headers = [("content-type", kind), ("content-length", str(len(body)))]
         headers += [("connection", "close")] if last else []
-        self._send(h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+        head = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
+        self._send(head, h11.Data(data=body), h11.EndOfMessage())
         await self._writer.drain()
         more = not last and self._http.states == {h11.SERVER: h11.DONE, h11.CLIENT: h11.DONE}
         if more:

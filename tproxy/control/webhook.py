@@ -4,7 +4,7 @@ Nobody is authenticated: an API server shows a webhook no certificate unless it 
 reaches the port may ask what would be done to a pod. A review is a pure function, and its answer holds what was sent
 and the cluster's settings of injection, which stand in every injected pod; all that it moves is our next look at the
 cluster, once a second at most. What a stranger can take is time, and that is bounded: connections, from one address and
-together; bodies, of which only a few may be large at once, judged beside the loop; and deadlines.
+together; bodies, of which only a few may be large at once; those that cost much are judged beside the loop; deadlines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from tproxy.core.inject.injection import Injection
 log = logging.getLogger("tproxy")
 CONNECTIONS = 512  # at once
 OF_ONE = 128  # from one address; an API server opens as many as it has pods to ask about
-LARGE, MANY = 64 * 1024, 16  # bytes of a body from which on only so many are read or judged at once
+LARGE, MANY = 64 * 1024, 16  # bytes of a body from which on only so many are read at once
+LONG, PARTS = 1 << 20, 2048  # bytes of a body, and objects and lists in it, that are judged in some milliseconds
+HELD = 64 * 1024  # bytes that may lie in a connection unread; asyncio takes up to twice as many
 HANDSHAKE = SECONDS = 5.0  # for a handshake; for a request and its answer: API servers wait for ten at most by default
 IDLE = 120.0  # between two requests: Go's clients hang up after 90, and who hangs up first loses no request
 PLAIN = "text/plain; charset=utf-8"
@@ -61,7 +63,7 @@ class Webhook:
             ssl=https.door(self._newest),
             ssl_handshake_timeout=HANDSHAKE,
             ssl_shutdown_timeout=1.0,
-            limit=https.READ,
+            limit=HELD,
         )
 
     async def close(self, seconds: float) -> None:
@@ -137,14 +139,15 @@ class Webhook:
 
     async def _body(self, link: Link, held: AsyncExitStack) -> bytes:
         """All of it. What is longer than a review may be is read, as clients first send and then look, and not kept."""
-        body, large = bytearray(), False
+        parts, size, large = list[bytes | bytearray](), 0, False
         while (data := await link.data()) is not None:
-            if len(body) <= admission.LIMIT:
-                body += data
-            if len(body) > LARGE and not large:
+            if size <= admission.LIMIT:
+                parts.append(data)
+                size += len(data)
+            if size > LARGE and not large:
                 await held.enter_async_context(self._large)
                 large = True
-        return bytes(body)
+        return b"".join(parts)
 
     async def _answer(self, request: h11.Request, body: bytes) -> Reply:
         match _path(request), request.method:
@@ -161,9 +164,17 @@ class Webhook:
         settings = self._settings()
         if settings is None:
             return Reply(503, b"the version of Kubernetes is not known yet\n", PLAIN)
-        if len(body) > LARGE:  # milliseconds that the authority's callers should not wait for
-            return await asyncio.get_running_loop().run_in_executor(self._judge, review, body, settings)
-        return review(body, settings)
+        if _is_quick(body):
+            return review(body, settings)
+        return await asyncio.get_running_loop().run_in_executor(self._judge, review, body, settings)
+
+
+def _is_quick(body: bytes) -> bool:
+    """Whether the authority's callers can wait for it: parts cost more than bytes do.
+
+    A thread takes a third more time, and its turns with the loop are Python's, five milliseconds each.
+    """
+    return len(body) <= LONG and body.count(b"{") + body.count(b"[") <= PARTS
 
 
 def _path(request: h11.Request) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tproxy.core.address import Endpoint
 from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.egress.routes import EgressRule, Unread, choose
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy.conditions import Call
 from tproxy.core.policy.policy import Allow
@@ -74,7 +74,7 @@ class Gone:
     """The caller left before it sent enough to tell what it speaks."""
 
 
-First = Hello | NeedMore | NotTls | Silence | Gone
+First = Hello | NeedMore | NotTls | Malformed | Silence | Gone
 Decided = Plain | Mtls | Routed | Deny
 
 
@@ -146,9 +146,9 @@ def ingress(target: Endpoint, mode: Mode, first: First, rule: str = "mode strict
     match first:
         case Hello():
             return Terminate(target)
-        case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
         case NotTls(why):
+            return Deny(Reason.PLAINTEXT, f"plaintext on strict port {target.port}: {why}", rule)
+        case Malformed(why):
             return Deny(Reason.HELLO_MALFORMED, why, rule)
         case Silence(seconds):
             return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s", rule)

@@ -64,7 +64,14 @@ class NeedMore:
 
 @dataclass(frozen=True, slots=True)
 class NotTls:
-    """No ClientHello, whatever may follow; ``why`` is a sentence for the record."""
+    """Another protocol, as the first byte says; ``why`` is a sentence for the record."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """It begins like TLS and is no ClientHello, whatever may follow."""
 
     why: str
 
@@ -83,16 +90,18 @@ def group_name(group: int) -> str:
     return GROUP_NAMES.get(group) or f"0x{group:04x}"
 
 
-def parse(data: bytes | memoryview, limit: int = 16384) -> Hello | NeedMore | NotTls:
+def parse(data: bytes | memoryview, limit: int = 16384) -> Hello | NeedMore | NotTls | Malformed:
     """The ClientHello at the start of the data; what follows it (early data) is ignored."""
+    if data and data[0] != _HANDSHAKE:
+        return NotTls(f"first byte 0x{data[0]:02x} is not a TLS handshake record")
     try:
         found = _client_message(bytes(data[:limit]))
         if not isinstance(found, int):
             return _hello(found)
     except ValueError as error:
-        return NotTls(str(error))
+        return Malformed(str(error))
     if found > limit:
-        return NotTls(f"a ClientHello larger than {limit} bytes")
+        return Malformed(f"a ClientHello larger than {limit} bytes")
     return NeedMore(len(data), found)
 
 
@@ -116,8 +125,6 @@ def _record_length(raw: bytes, at: int) -> int:
     if not _RECORD_START.startswith(head[:2]):
         if head[0] == _HANDSHAKE:
             raise ValueError(f"record version 0x{head[1]:02x} is not TLS")
-        if at == 0:
-            raise ValueError(f"first byte 0x{head[0]:02x} is not a TLS handshake record")
         raise ValueError(f"a record of type 0x{head[0]:02x} interrupts the ClientHello")
     if len(head) < _RECORD_HEADER:
         return 0

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     OVERLOAD = "overload"
     NO_ROUTE = "no_route"
     NO_BACKEND = "no_backend"
+    BACKEND_LIMIT = "backend_limit"
     CLIENT_UNTRUSTED = "client_untrusted"
     BACKEND_UNTRUSTED = "backend_untrusted"
     REFUSED_BY_CLIENT = "refused_by_client"
@@ -91,6 +92,7 @@ ADVICE = {
     Reason.OVERLOAD: "raise limits.connections, or add replicas",
     Reason.NO_ROUTE: "compare the name the client asks for with the configured ones: tproxy gateway explain --sni NAME",
     Reason.NO_BACKEND: "correct the route's backend, or give it endpoints; tproxy gateway check names the line",
+    Reason.BACKEND_LIMIT: "the DestinationRule's connectionPool says so: raise it, or give the backend more endpoints",
     Reason.CLIENT_UNTRUSTED: "the listener's tls says whom it trusts: its CA (ca.crt, NAME-cacert), names and hashes",
     Reason.BACKEND_UNTRUSTED: "compare the backend's certificate with its DestinationRule or BackendTLSPolicy",
     Reason.REFUSED_BY_CLIENT: "does the client trust the CA of the certificate it is shown, and is it for the name?",

@@ -19,8 +19,9 @@ from typing import TypeAlias
 from tproxy.core.access_log import Wanted
 from tproxy.core.address import Endpoint
 from tproxy.core.balance.affinity import Affinity
+from tproxy.core.balance.limits import Care
 from tproxy.core.decide import MESH_ALPNS, First, Gone, Silence
-from tproxy.core.hello import Hello, NeedMore, NotTls
+from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, Filters
 from tproxy.core.http.routes import HttpTable
@@ -85,6 +86,7 @@ class Backend:
     http2: bool = False  # it speaks HTTP/2, also without TLS
     balance: Balance = Balance.LEAST_REQUEST
     affinity: Affinity | None = None  # goes before balance, for requests that have its key
+    care: Care | None = None  # what is bounded and watched, if anything is
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,9 @@ def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | D
     match first:
         case Hello(sni=name, alpn=alpn):
             return (_challenge(listener, name) if alpn == _ACME else None) or _spoken(by_sni(listener, name), alpn)
-        case NotTls(why) if why.startswith("first byte"):
-            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
         case NotTls(why):
+            return Deny(Reason.PLAINTEXT, f"plaintext on TLS port {listener.port}: {why}")
+        case Malformed(why):
             return Deny(Reason.HELLO_MALFORMED, why)
         case Silence(seconds):
             return Deny(Reason.HELLO_TIMEOUT, f"nothing arrived in {seconds:g} s")

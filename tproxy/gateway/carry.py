@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -27,9 +28,10 @@ from tproxy.core.routes import (
 )
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
+from tproxy.gateway.guards import Guard
 from tproxy.gateway.serve import ended, plain
 from tproxy.gateway.tls import accept, connect
-from tproxy.kernel.sock import abort
+from tproxy.kernel.sock import abort, keep_alive
 from tproxy.proxy import peek
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.relay import relay
@@ -47,17 +49,27 @@ async def carry(down: socket.socket, trace: Trace, door: Door) -> Record:
     wanted = refused or await _asked(down, trace, door)
     if not isinstance(wanted, Deny) and isinstance(wanted[0], Terminate) and isinstance(wanted[0].inside, HttpTable):
         return await ended(down, wanted[0], trace, door)
-    legs = wanted if isinstance(wanted, Deny) else await _legs(*wanted, down, trace, door)
-    if isinstance(legs, Deny):
-        abort(down)
-        if isinstance(door.listener, TlsListener):
-            door.gate.web.journal.no_connection(legs, trace)
-        return trace.refused(legs)
-    return trace.moved(await relay(*legs, door.gate.reactor))
+    held: list[Guard] = []  # of a backend whose connections are counted
+    try:
+        legs = wanted if isinstance(wanted, Deny) else await _legs(*wanted, down, trace, door, held)
+        if isinstance(legs, Deny):
+            abort(down)
+            if isinstance(door.listener, TlsListener):
+                door.gate.web.journal.no_connection(legs, trace)
+            return trace.refused(legs)
+        return trace.moved(await relay(*legs, door.gate.reactor))
+    finally:
+        for guard in held:
+            guard.relayed -= 1
 
 
 async def _legs(
-    wanted: Route | Passthrough | Terminate, hello: Hello | None, down: socket.socket, trace: Trace, door: Door
+    wanted: Route | Passthrough | Terminate,
+    hello: Hello | None,
+    down: socket.socket,
+    trace: Trace,
+    door: Door,
+    held: list[Guard],
 ) -> tuple[Leg, Leg] | Deny:
     """Both sides, ready to be joined. Where we end TLS, no backend hears of a client that fails in it."""
     match wanted:
@@ -69,7 +81,7 @@ async def _legs(
             leg = PlainLeg(down)
     if isinstance(leg, Deny):
         return leg
-    up = await _upstream(route, hello, trace, door)
+    up = await _upstream(route, hello, trace, door, held)
     return up if isinstance(up, Deny) else (leg, up)
 
 
@@ -119,20 +131,26 @@ def _wanted(door: Door, first: First | None) -> tuple[Route | Passthrough | Term
     return chain if isinstance(chain, Deny) else (chain, first if isinstance(first, Hello) else None)
 
 
-async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door) -> Leg | Deny:
+async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door, held: list[Guard]) -> Leg | Deny:
     """A leg to an endpoint of one of the backends, which has been told of the client where it asks."""
     trace.rule = route.name
     backend = routes.choose(route, random.random())
     if isinstance(backend, Deny):
         return backend
-    up = await _dial(backend, trace, door)
+    if backend.care is None:
+        up = await _dial(backend, _order(backend, backend.endpoints, trace), trace, door)
+    else:
+        up = await _guarded(backend, door.gate.web.engine.guards.of(backend), trace, door, held)
     if isinstance(up, Deny):
         return up
     leg: Leg | Deny | None = _introduce(up, backend, hello, trace)
     if leg is None:
         leg = PlainLeg(up) if backend.tls is None else await connect(up, backend.tls, door.gate.means, trace.sni)
-    if isinstance(leg, Deny):
+    refused = leg if isinstance(leg, Deny) else None
+    if refused is not None:
         abort(up)
+    if held and trace.backend is not None:
+        held[-1].joined(trace.backend, refused)
     return leg
 
 
@@ -153,19 +171,40 @@ def _introduce(up: socket.socket, backend: Backend, hello: Hello | None, trace: 
     return None
 
 
-async def _dial(backend: Backend, trace: Trace, door: Door) -> socket.socket | Deny:
-    """The endpoints in a random order, or in that of the client's address, until one answers."""
-    found: socket.socket | Deny = Deny(Reason.NO_BACKEND, f"{backend.name} has no endpoints")
-    for endpoint in _order(backend, str(trace.source.ip)):
-        trace.backend = endpoint
-        found = await reach(endpoint, 0, door.gate.settings.connect, door.gate.reactor)
-        if not isinstance(found, Deny):
-            break
+async def _guarded(backend: Backend, guard: Guard, trace: Trace, door: Door, held: list[Guard]) -> socket.socket | Deny:
+    """Dial within the backend's limits, and past the endpoints that are left out."""
+    left = guard.left(backend.endpoints)
+    if not left:
+        return Deny(Reason.NO_BACKEND, f"all endpoints of {backend.name} are left out for failing")
+    if over := guard.no_connection():
+        return Deny(Reason.BACKEND_LIMIT, over)
+    guard.relayed += 1
+    held.append(guard)
+    found = await _dial(backend, _order(backend, left, trace), trace, door, guard)
+    if guard.caps.keepalive is not None and not isinstance(found, Deny):
+        keep_alive(found, guard.caps.keepalive)
     return found
 
 
-def _order(backend: Backend, address: str) -> list[Endpoint]:
-    hashed = backend.affinity.of_address(address) if backend.affinity is not None else None
-    if hashed is not None:
-        return list(islice(hashed.ring.walk(hashed.key), TRIES))
-    return random.sample(backend.endpoints, min(TRIES, len(backend.endpoints)))
+async def _dial(
+    backend: Backend, order: list[Endpoint], trace: Trace, door: Door, guard: Guard | None = None
+) -> socket.socket | Deny:
+    """These endpoints, until one answers."""
+    found: socket.socket | Deny = Deny(Reason.NO_BACKEND, f"{backend.name} has no endpoints")
+    seconds = door.gate.settings.connect if guard is None else guard.caps.connect or door.gate.settings.connect
+    for endpoint in order:
+        trace.backend = endpoint
+        found = await reach(endpoint, 0, seconds, door.gate.reactor)
+        if not isinstance(found, Deny):
+            break
+        if guard is not None:
+            guard.joined(endpoint, found)
+    return found
+
+
+def _order(backend: Backend, among: Sequence[Endpoint], trace: Trace) -> list[Endpoint]:
+    """By the client's address, where that is the key; else by chance."""
+    hashed = None if backend.affinity is None else backend.affinity.of_address(str(trace.source.ip))
+    if hashed is None:
+        return random.sample(among, min(TRIES, len(among)))
+    return list(islice((endpoint for endpoint in hashed.ring.walk(hashed.key) if endpoint in among), TRIES))

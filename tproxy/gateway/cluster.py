@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tproxy.core.fields import ConfigError
+from tproxy.gateway.gatewayapi.grants import GROUP
 from tproxy.gateway.gatewayapi.status_merge import merged
 from tproxy.gateway.kinds import CORE, CUSTOM, WITH_STATUS, Kind
 from tproxy.gateway.objects import Object, from_document
 from tproxy.kube.api_server import MERGE_PATCH, ApiError, connected, failed
-from tproxy.kube.optional import Optional
+from tproxy.kube.optional import Optional, Tell
 from tproxy.kube.watch import Put, Watch
 from tproxy.kube.where import Kubernetes
 
@@ -35,6 +36,7 @@ SHARE = 4  # times as long as reading took: so much rest
 REPAIR = 60.0  # seconds: what others have overwritten is written again
 WRITING = 30.0  # seconds for all statuses
 MOST_TOLD = 5  # lines about statuses that are not taken, at once
+_BUNDLE = f"{GROUP}/bundle-version"
 _Key = tuple[str, str, str]  # group, kind, namespace/name
 
 
@@ -47,6 +49,7 @@ class Cluster:
         self._errors: dict[_Key, ConfigError] = {}
         self._statuses: dict[_Key, tuple[str, Mapping[str, Any], str]] = {}  # path, status, resourceVersion
         self._said: dict[str, tuple[Mapping[str, Any], float]] = {}  # by title: what we came to say, and when
+        self.bundles: dict[str, str] = {}  # by definition of the Gateway API: of which of its versions, as annotated
         self._news, self._rest, self._begun = asyncio.Event(), PACE, False
         self._watches: list[Watch | Optional] = []
         for kind in (*CORE, *CUSTOM):
@@ -55,7 +58,8 @@ class Cluster:
 
     def _follow(self, kind: Kind, namespace: str) -> Watch | Optional:
         if kind.optional:
-            return Optional(self._where, kind.definition, kind.versions, self._sink(kind), namespace)
+            tell = self._defined(kind.definition) if kind.group == GROUP else None
+            return Optional(self._where, kind.definition, kind.versions, self._sink(kind), namespace, tell)
         return Watch(self._where, kind.path(kind.versions[0], namespace), self._sink(kind), kind.only)
 
     async def run(self) -> None:
@@ -96,6 +100,18 @@ class Cluster:
     def read(self) -> tuple[list[Object], list[ConfigError]]:
         """All objects, and what could not be read."""
         return list(self._objects.values()), list(self._errors.values())
+
+    def _defined(self, name: str) -> Tell:
+        def tell(definition: Mapping[str, Any]) -> None:
+            before, found = self.bundles.get(name), _bundle(definition)
+            if definition:
+                self.bundles[name] = found
+            else:
+                self.bundles.pop(name, None)
+            if before != self.bundles.get(name):
+                self._news.set()
+
+        return tell
 
     def _sink(self, kind: Kind) -> Put:
         def put(name: str, document: dict[str, Any] | None) -> None:
@@ -178,6 +194,12 @@ class Cluster:
                 self._said[str(thing)] = ours, moment
             else:
                 yield str(thing), path, {"metadata": {"resourceVersion": version}, "status": made}
+
+
+def _bundle(definition: Mapping[str, Any]) -> str:
+    about = definition.get("metadata")
+    notes = about.get("annotations") if isinstance(about, Mapping) else None
+    return str(notes.get(_BUNDLE, "")) if isinstance(notes, Mapping) else ""
 
 
 def _generation(status: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
+from tproxy.gateway.strangers import strangers
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,12 @@ def compile_table(
     site: Site = ANYWHERE,
 ) -> Loaded:
     """Everything that can be used, for a gateway pod with these labels (none: of any)."""
-    findings, things = Findings(), _unique(objects)
+    findings = Findings()
+    things = _unique(objects, findings)
     for error in faults:
         findings.error(error)
-    registry, vault = Registry(things, findings), Vault(things, site.secrets, site.session_key)
+    strangers(things, site.secrets.namespace, labels, findings)
+    registry, vault = Registry(things, findings, site.trusting), Vault(things, site.secrets, site.session_key)
     served = istio.listeners(things, registry, labels, findings, vault)
     others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
     for bind, listener in others.listeners.items():
@@ -52,6 +55,14 @@ def compile_table(
     return Loaded(Table(served, others.datagrams, logged), tuple(findings.found), statuses, vault.material)
 
 
-def _unique(objects: Iterable[Object]) -> list[Object]:
+def _unique(objects: Iterable[Object], findings: Findings) -> list[Object]:
     """Of an object that stands in several files the last counts, as if they had been applied in order."""
-    return list({(thing.group, thing.kind, *thing.key): thing for thing in objects}.values())
+    found: dict[tuple[str, str, str, str], Object] = {}
+    for thing in objects:
+        key = thing.group, thing.kind, *thing.key
+        if (before := found.get(key)) is not None:
+            findings.warn(
+                before, "metadata.name", f"stands in {thing.fields().place('metadata.name')}, too, which counts"
+            )
+        found[key] = thing
+    return list(found.values())

@@ -63,6 +63,10 @@ def _parsed(path: Path) -> list[Object | ConfigError]:
     try:
         if path.stat().st_size > _LARGEST:
             return [ConfigError(str(path), "", f"is larger than {_LARGEST >> 20} MiB")]
+        if not path.is_file():
+            return [ConfigError(str(path), "", "is no file; folders inside the directory are not looked at")]
         return list(parse(path.read_text(encoding="utf-8"), str(path)))
-    except (OSError, UnicodeDecodeError) as error:
-        return [ConfigError(str(path), "", f"cannot be read: {error}")]
+    except OSError as error:
+        return [ConfigError(str(path), "", f"cannot be read: {error.strerror}")]
+    except UnicodeDecodeError as error:
+        return [ConfigError(str(path), "", f"cannot be read: byte {error.start + 1} is not UTF-8")]

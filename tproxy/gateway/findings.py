@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, nearest
 from tproxy.gateway.objects import Object
 
 
@@ -18,10 +18,24 @@ class Finding:
 
 
 @dataclass(slots=True)
+class Hints:
+    """Which name was meant, perhaps: for so many that are missing, since hundreds of names take milliseconds each."""
+
+    left: int = 20
+
+    def near(self, word: str, names: Iterable[str], cutoff: float) -> str:
+        """As ``nearest`` says it, while there are any left."""
+        self.left -= 1
+        return nearest(word, names, cutoff) if self.left >= 0 else ""
+
+
+@dataclass(slots=True)
 class Findings:
     """Collected while a configuration is compiled."""
 
     found: list[Finding] = field(default_factory=list)
+    hints: Hints = field(default_factory=Hints)
+    _seen: set[Finding] = field(default_factory=set)
 
     def error(self, error: ConfigError) -> None:
         """An object that cannot be used."""
@@ -32,7 +46,8 @@ class Findings:
         self._add(Finding("warning", str(thing.error(path, why))))
 
     def _add(self, finding: Finding) -> None:
-        if finding not in self.found:
+        if finding not in self._seen:
+            self._seen.add(finding)
             self.found.append(finding)
 
     @property
@@ -41,11 +56,23 @@ class Findings:
         return [finding for finding in self.found if finding.level == "error"]
 
 
+def then(why: str, what: str) -> str:
+    """A reason, which may end in a question, and what comes of it."""
+    return f"{why}{' ' if why.endswith('?') else '; '}{what}"
+
+
 def refuse(fields: Fields, names: Iterable[str]) -> None:
     """ConfigError for a field that exists elsewhere and not here: to ignore it would change what the rule means."""
     for name in names:
         if fields.raw(name) not in (None, [], {}):
             raise fields.error(name, "is not supported by this gateway")
+
+
+def spelt(fields: Fields, *names: str) -> None:
+    """ConfigError for a field that is nearly one of these; others may be of a later version of the definition."""
+    for key in fields.data:
+        if key not in names and nearest(str(key), names, 0.75):
+            raise fields.error(key, "unknown field", valid=names)
 
 
 def ignore(thing: Object, fields: Fields, names: Iterable[str], findings: Findings) -> None:
@@ -69,7 +96,8 @@ def by_kind(
         if thing.group != group:
             continue
         if thing.kind not in kinds:
-            findings.warn(thing, "kind", f"is not read by this gateway{yet}; {', '.join(read)} are")
+            why = f"is not read by this gateway{yet}; {', '.join(read)} are"
+            findings.warn(thing, "kind", f"{why}{nearest(thing.kind, read, 0.7)}")
         elif thing.version not in versions:
             findings.error(thing.error("apiVersion", f"expected one of {', '.join(versions)}", thing.version))
         else:

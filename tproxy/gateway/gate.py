@@ -80,7 +80,15 @@ class Gate:
     _claims: dict[Bind, Claim] = field(default_factory=dict)  # of ports that workers share
 
     def __post_init__(self) -> None:
-        self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
+        own = self.settings
+        limits = Limits(
+            connect=own.connect,
+            stall=own.stall,
+            rate=own.body_rate,
+            ping_clients=own.ping_clients,
+            ping_backends=own.ping_backends,
+        )
+        self.web = web(limits, lambda: self.means)
 
     @property
     def means(self) -> Means:
@@ -110,6 +118,10 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
+        if guards := self.web.engine.guards:
+            from tproxy.gateway.envoy.dump import backends  # most gateways have no guards
+
+            guards.follow(backend for _, backend in backends(table))
         self._log_requests()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -31,7 +31,7 @@ class Object:
     generation: int
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)  # a Secret's, too
     where: str
     lines: Mapping[str, int]
 
@@ -177,7 +177,7 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-                raise self._error(key, path, "expected plain keys")
+                raise self._error(key, path, "expected plain keys; a template has to be rendered first")
             name = f"{path}.{key.value}" if path else str(key.value)
             if key.value in found:
                 raise self._error(key, name, "stands here twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tproxy.core.address import Address, Endpoint, parse_address
 from tproxy.core.fields import ConfigError, Fields, parse_port
@@ -39,8 +40,11 @@ class Service:
 class Registry:
     """All services by their full host names."""
 
-    def __init__(self, objects: Iterable[Object], findings: Findings) -> None:
+    def __init__(self, objects: Iterable[Object], findings: Findings, trusting: bool = True) -> None:
+        """Who is not trusted reaches nothing that only the gateway's own host does; of slices Kubernetes sees to it."""
+        self._ip = _ip if trusting else _elsewhere
         self.services: dict[str, Service] = {}
+        self._hints = findings.hints
         found = _Collected()
         for thing in objects:
             try:
@@ -76,7 +80,7 @@ class Registry:
     def _members(self, host: str, port: int | None, labels: Mapping[str, str]) -> tuple[list[Member], str]:
         service = self.services.get(host)
         if service is None:
-            return [], "there is no such Service or ServiceEntry"
+            return [], f"there is no such Service or ServiceEntry{self._meant(host)}"
         if service.fault:
             return [], service.fault
         if port is None and len(service.ports) != 1:
@@ -86,6 +90,23 @@ class Registry:
             return [], f"has no port {port}; it has {_listed(service)}"
         members = [m for m in service.members if m.port == name and labels.items() <= m.labels.items()]
         return members, "" if members else NOT_READY
+
+    def _meant(self, host: str) -> str:
+        """A Service of this name in another namespace, or one of this namespace with nearly this name."""
+        name, _, rest = host.partition(".")
+        if elsewhere := self._alike.get(name):
+            return f"; did you mean {min(elsewhere)!r}?"
+        return self._hints.near(name, self._alike.get(f".{rest}", ()), 0.6)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """Hosts by their first label; first labels by a dot and what follows it."""
+        found: dict[str, list[str]] = {}
+        for host in self.services:
+            name, dot, rest = host.partition(".")
+            found.setdefault(name, []).append(host)
+            found.setdefault(f"{dot}{rest}", []).append(name)
+        return found
 
     def only_port(self, host: str) -> int | None:
         """The port of a host that has one."""
@@ -118,7 +139,7 @@ class Registry:
                 target = own.parsed(names[number], parse_port, port.parsed("targetPort", parse_port, number))
                 labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
                 members.append(
-                    Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels, weight)
+                    Member(names[number], Endpoint(entry.parsed("address", self._ip, None), target), labels, weight)
                 )
         for host in spec.some("hosts", parse_hostname):
             speaks = frozenset(
@@ -196,3 +217,10 @@ def _ip(value: object) -> Address:
     if not isinstance(value, str):
         raise ValueError("expected an IP address")
     return parse_address(value)
+
+
+def _elsewhere(value: object) -> Address:
+    address = _ip(value)
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        raise ValueError("expected an address that others have, too, not one of the gateway's own host")
+    return address

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tproxy.core.certificates.pem import certificates
+from tproxy.gateway.findings import Hints
 from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
@@ -52,6 +53,7 @@ class Vault:
             (one.kind, *one.key): one for one in objects if not one.group and one.kind in ("Secret", "ConfigMap")
         }
         self.material: dict[str, Material] = {}
+        self._hints = Hints()
 
     @property
     def namespace(self) -> str:
@@ -80,6 +82,17 @@ class Vault:
                 return f"{where}/{name}"
         return None
 
+    def missing(self, name: str, namespace: str) -> str:
+        """Why there is no such credential, and what was meant perhaps: ``namespace`` is the Istio object's."""
+        said = f"Secret {name} does not exist in namespace {self._where.namespace} (IST0101)"
+        if ("Secret", namespace, name) in self._objects:
+            return f"{said}; there is one in {namespace}, where --secrets-beside looks, too"
+        return said + self._meant(name, self._where.namespace)
+
+    def _meant(self, name: str, namespace: str, kind: str = "Secret") -> str:
+        there = (one for what, where, one in self._objects if (what, where) == (kind, namespace))
+        return self._hints.near(name, there, 0.6)
+
     def fault(self, name: str) -> str:
         """Why a Secret (``namespace/name``) is no certificate with its key; empty if it is one. It is kept, if so."""
         found = self.get(name)
@@ -102,7 +115,7 @@ class Vault:
         namespace, _, plain = rest.partition("/")
         thing = self._objects.get(("ConfigMap" if kind else "Secret", namespace, plain))
         if thing is None:
-            return f"{_title(name)} does not exist"
+            return f"{_title(name)} does not exist{self._meant(plain, namespace, 'ConfigMap' if kind else 'Secret')}"
         try:
             chain, key, ca, crl = (_entry(thing, names) for names in (CHAIN, KEY, CA, CRL))
             return self.keep(name, chain, key, ca, crl)
@@ -127,7 +140,8 @@ class Vault:
         digest = hashlib.sha256(b"\0".join((chain, key, ca, crl))).digest()
         if ca and not certificates(ca):
             raise ValueError("ca.crt is not PEM")
-        made = self.material[name] = Material(name, leaf, KeyPair(chain, key), ca, crl, digest)
+        pair = KeyPair(b"".join(certificates(chain)), key)  # a key may stand beside them, and chains are shown
+        made = self.material[name] = Material(name, leaf, pair, ca, crl, digest)
         return made
 
 
@@ -148,6 +162,8 @@ def _title(name: str) -> str:
 
 
 def _leaf(chain: bytes, key: bytes) -> Leaf:
+    if b"PRIVATE KEY" in chain and b"-----BEGIN CERTIFICATE" in key:
+        raise ValueError("tls.crt holds a key, and tls.key a certificate")
     for text, what in ((chain, CHAIN[0]), (key, KEY[0])):
         if b"-----BEGIN " not in text:
             raise ValueError(f"{what} is not PEM")

@@ -33,8 +33,8 @@ from tproxy.identity.openssl import Tls, TlsError, verify_message
 from tproxy.identity.trust import reason
 from tproxy.proxy.compiled import AnyLine, AnyReactor
 from tproxy.proxy.legs import TlsLeg
-from tproxy.proxy.tls import MAX_HANDSHAKE, denial, handshake, session
 from tproxy.proxy.tls import Contexts as MeshContexts
+from tproxy.proxy.tls import denial, handshake, session, shaken
 from tproxy.proxy.trace import Trace
 from tproxy.proxy.transport import LINGER
 
@@ -177,16 +177,10 @@ async def _shake(
 ) -> Deny | None:
     """``linger``: seconds in which a peer that is refused may still read why."""
     try:
-        async with asyncio.timeout(seconds):
-            await reactor.shake(leg, MAX_HANDSHAKE)
-    except TimeoutError:
-        return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
+        return await shaken(leg, seconds, reactor)
     except TlsError as error:
         await _last_words(leg, reactor, linger)
         return told(error)
-    except OSError as error:
-        return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    return None
 
 
 async def _last_words(leg: TlsLeg, reactor: AnyReactor, seconds: float) -> None:

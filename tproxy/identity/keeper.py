@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tproxy.core.certificates.renewal import is_short, pause
+from tproxy.core.certificates.renewal import LONGEST, UNREACHED, is_short, pause
 from tproxy.core.identity import Snapshot
 from tproxy.identity.repeat import repeat
-from tproxy.identity.source import Source, SourceError
+from tproxy.identity.source import Source, SourceError, UnreachedError
 
 log = logging.getLogger("tproxy")
 LOOK = 5.0  # seconds between two looks at the clock, which may jump
@@ -56,6 +56,7 @@ class Keeper:
 
     async def _follow(self) -> None:
         """Until it fails, and the pause after that."""
+        longest = LONGEST
         try:
             async for one in self.source.snapshots():
                 if isinstance(one, SourceError):
@@ -65,10 +66,11 @@ class Keeper:
             self._fail("the source ended")
         except SourceError as error:
             self._fail(str(error))
+            longest = UNREACHED if isinstance(error, UnreachedError) else LONGEST
         except Exception as error:  # renewal must go on whatever a server made us stumble over
             log.exception("a defect in the source %s", self.source.name)
             self._fail(f"{self.source.name}: a defect of the sidecar: {type(error).__name__}")
-        await asyncio.sleep(pause(max(1, self.status.failures), random.random()))
+        await asyncio.sleep(pause(max(1, self.status.failures), random.random(), longest))
 
     def _take(self, snapshot: Snapshot) -> None:
         status = self.status

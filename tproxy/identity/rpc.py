@@ -11,7 +11,7 @@ import grpc
 from grpc import StatusCode
 
 from tproxy.identity.outward import outward
-from tproxy.identity.source import SourceError
+from tproxy.identity.source import SourceError, UnreachedError
 
 METADATA_LIMIT = 16 * 1024  # bytes of headers that a server may send
 _SHOWN = 200  # characters of a server's own words in our errors
@@ -38,15 +38,15 @@ def options(message_limit: int, server_name: str = "") -> list[tuple[str, str | 
 
 @contextlib.asynccontextmanager
 async def way(where: str, address: str, seconds: float) -> AsyncIterator[str]:
-    """A target that leads out of the pod (``outward``); SourceError if nobody answers at host:port."""
+    """A target that leads out of the pod (``outward``); UnreachedError if nobody answers at host:port."""
     opening = outward(address, seconds)
     try:
         target = await opening.__aenter__()
     except TimeoutError as error:
-        raise SourceError(where, f"nobody answers within {seconds:g} s") from error
+        raise UnreachedError(where, f"nobody answers within {seconds:g} s") from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else error
-        raise SourceError(where, f"nobody answers ({why})") from error
+        raise UnreachedError(where, f"nobody answers ({why})") from error
     try:
         yield target
     finally:

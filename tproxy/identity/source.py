@@ -16,6 +16,10 @@ class SourceError(Exception):
         self.where, self.why = where, why
 
 
+class UnreachedError(SourceError):
+    """Nobody took the connection: nothing was asked of anyone."""
+
+
 class Source(Protocol):
     """Each kind of ``identity:`` in the configuration has one."""
 

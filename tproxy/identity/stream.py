@@ -17,12 +17,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from tproxy.core.certificates.renewal import pause
+from tproxy.core.certificates.renewal import UNREACHED, pause
 from tproxy.core.identity import Snapshot
 from tproxy.core.settings import Directory as Settings
 from tproxy.identity import rpc
 from tproxy.identity.repeat import repeat
-from tproxy.identity.source import SourceError
+from tproxy.identity.source import SourceError, UnreachedError
 from tproxy.wire import ACCEPTED
 
 log = logging.getLogger("tproxy")
@@ -85,6 +85,7 @@ class Stream:
         self._name = f"{reader.what} {settings.address}"
         self._credentials: Snapshot | None = None
         self._again = asyncio.Event()
+        self._unreached = 0  # how many of the failures in a row there were when nobody answered last
 
     def renewed(self, credentials: Snapshot) -> bool:
         """Go on with these, at once; whether they are the first ones."""
@@ -101,10 +102,11 @@ class Stream:
 
     async def _follow(self) -> None:
         """Until it fails or ends, and the pause after that."""
-        status = self._reader.status
+        status, unreached = self._reader.status, False
         try:
             await self._stream()
         except SourceError as error:
+            unreached = isinstance(error, UnreachedError)
             self._failed(str(error))
         except Exception as error:  # it must go on whatever a server made us stumble over
             log.exception("a defect in the client of the %s", self._reader.what)
@@ -112,7 +114,15 @@ class Stream:
         finally:
             status.connected = False
             self._reader.interrupted()
-        await asyncio.sleep(pause(status.failures, random.random()))
+        await asyncio.sleep(self._pause(unreached))
+
+    def _pause(self, unreached: bool) -> float:
+        """While nobody answers it stays short; who answers and has no time for us is given more of it each time."""
+        failures = self._reader.status.failures
+        if unreached:
+            self._unreached = failures
+            return pause(failures, random.random(), UNREACHED)
+        return pause(failures - self._unreached, random.random())
 
     async def _stream(self) -> None:
         known = self._credentials
@@ -152,6 +162,7 @@ class Stream:
         if connected:
             log.info("%s: connected, version %s", self._name, status.version or "none yet")
             status.connected, status.failures, status.error = True, 0, ""
+            self._unreached = 0
 
     def _failed(self, why: str) -> None:
         status = self._reader.status

@@ -225,13 +225,15 @@ class Verifier:
         return found.end
 
     def _unknown_crls(self) -> None:
-        """Say which lists cannot count, as far as that is known without the chains of peers."""
+        """Say which lists cannot count, as far as that is known without the chains of peers; what counts is kept."""
         if not self._crls:
             return
         known = [it for anchors in self._anchors.values() for it in anchors.parsed()]
         known += map(x509.load_der_x509_certificate, self._ours[1:])
-        for found in self._crls:
+        for number, found in enumerate(self._crls):
             signers = [it for it in known if found.is_signed_by(it)]
+            for it in signers:
+                self._counting.keep((number, it), crl.may_sign(it))
             name = found.issuer.rfc4514_string()
             if not signers:
                 log.warning(

@@ -35,6 +35,7 @@ Call: TypeAlias = grpc.aio.UnaryStreamCall[X509SVIDRequest, bytes]
 DEADLINE = 10.0  # seconds until the first message
 MESSAGE_LIMIT = 4 * 1024 * 1024  # bytes
 FIELD_LIMIT = 1000  # SVIDs, CRLs and federated bundles of one message
+SHORT = 64 * 1024  # bytes of a message that is read in some milliseconds
 PACE = 0.2  # seconds between two messages, at least; what comes faster waits in the sender (HTTP/2 flow control)
 KEEPALIVE = 360_000  # milliseconds, over TCP only: servers of gRPC tolerate a ping every five minutes
 _SHOWN = 10  # SVIDs that an error names
@@ -62,10 +63,10 @@ class WorkloadApiSource:
         async with grpc.aio.insecure_channel(target, options=[*rpc.options(MESSAGE_LIMIT), *more]) as channel:
             method: Method = channel.unary_stream(FETCH_X509_SVID, X509SVIDRequest.SerializeToString)
             call = method(X509SVIDRequest(), metadata=(WORKLOAD_HEADER,))
-            yield self._snapshot(await self._first(call))
+            yield await self._checked(await self._first(call))
             while True:
                 await asyncio.sleep(PACE)
-                yield self._snapshot(await self._next(call))
+                yield await self._checked(await self._next(call))
 
     async def _first(self, call: Call) -> bytes:
         try:
@@ -82,6 +83,10 @@ class WorkloadApiSource:
         if not isinstance(found, bytes):
             raise SourceError(self.name, "it ended the stream")
         return found
+
+    async def _checked(self, raw: bytes) -> Snapshot:
+        """Off the loop if it is long: thousands of revoked certificates take long to read."""
+        return self._snapshot(raw) if len(raw) <= SHORT else await asyncio.to_thread(self._snapshot, raw)
 
     def _snapshot(self, raw: bytes) -> Snapshot:
         try:

@@ -16,6 +16,7 @@ import struct
 import termios
 
 from tproxy.core.address import Address, Endpoint
+from tproxy.core.balance.limits import Keepalive
 from tproxy.kernel.errors import KernelError
 
 IP_TRANSPARENT = 19  # linux/in.h
@@ -163,6 +164,17 @@ def _tune(sock: socket.socket, mark: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
     for option, value in KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def keep_alive(sock: socket.socket, wanted: Keepalive) -> None:
+    """Other probes than ours; what is 0 stays. Those that the kernel does not take (tcp(7)) are the nearest it does."""
+    for option, value, most in (
+        (socket.TCP_KEEPIDLE, wanted.time, 32767),
+        (socket.TCP_KEEPINTVL, wanted.interval, 32767),
+        (socket.TCP_KEEPCNT, wanted.probes, 127),
+    ):
+        if value:
+            sock.setsockopt(socket.IPPROTO_TCP, option, min(value, most))
 
 
 def original_destination(sock: socket.socket) -> Endpoint:

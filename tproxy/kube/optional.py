@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tproxy.core.certificates.renewal import pause
@@ -18,14 +19,26 @@ from tproxy.kube.where import Kubernetes
 
 log = logging.getLogger("tproxy")
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+Tell = Callable[[Mapping[str, Any]], None]
 LOOK = 10.0  # seconds between two looks whether it is there, and as which version
 
 
 class Optional:
-    """``name`` is the definition's, plural.group; of ``versions`` the first that the cluster serves is followed."""
+    """``name`` is the definition's, plural.group; of ``versions`` the first that the cluster serves is followed.
 
-    def __init__(self, where: Kubernetes, name: str, versions: tuple[str, ...], put: Put, namespace: str = "") -> None:
-        self._where, self._name, self._versions = where, name, versions
+    ``tell`` is given the definition itself, each time that it was asked for; an empty one if there is none.
+    """
+
+    def __init__(
+        self,
+        where: Kubernetes,
+        name: str,
+        versions: tuple[str, ...],
+        put: Put,
+        namespace: str = "",
+        tell: Tell | None = None,
+    ) -> None:
+        self._where, self._name, self._versions, self._tell = where, name, versions, tell
         self._space = f"namespaces/{namespace}/" if namespace else ""
         self._version: str | None = None  # "": there is no such kind; None: nobody has said
         self._failures, self._error = 0, ""
@@ -82,6 +95,8 @@ class Optional:
         path = f"{DEFINITIONS}/{self._name}"
         async with connected(self._where) as api:
             reply = await api.get(path)
+        if reply.status in (200, 404) and self._tell is not None:
+            self._tell(reply.body if reply.status == 200 else {})
         if reply.status == 404:
             return ""
         if reply.status != 200:

@@ -18,7 +18,7 @@ from tproxy.identity.open import open_source
 from tproxy.identity.trusted import paths, trusted
 from tproxy.identity.watch import Watch
 from tproxy.proxy.side import State
-from tproxy.proxy.tls import contexts
+from tproxy.proxy.tls import Contexts, contexts
 
 if TYPE_CHECKING:
     from tproxy.identity.policies import Policies  # gRPC costs memory
@@ -58,6 +58,8 @@ class Generations:
         self._snapshot: Snapshot | None = None
         self._state: State | None = None
         self._asked = asyncio.Event()
+        self._fresh: tuple[_Supply, Snapshot] | None = None  # delivered, and not looked at yet
+        self._delivered = asyncio.Event()
         self._next: _Supply | None = None  # another source, which has delivered nothing yet
         self._supply = _Supply(config, self._renewed, refused)
 
@@ -78,8 +80,11 @@ class Generations:
         """For ever, once there is a first State."""
         try:
             while True:
-                asked, changed = await self._change()
-                await self._reload(asked, asked or changed)
+                asked, changed, others = await self._change()
+                if self._fresh is not None:
+                    await self._take(*self._fresh)
+                if asked or changed or others:
+                    await self._reload(asked, asked or changed)
         finally:
             self.stop()
 
@@ -89,21 +94,21 @@ class Generations:
             if supply is not None:
                 supply.task.cancel()
 
-    async def _change(self) -> tuple[bool, bool]:
-        """Waits until somebody asks, files change, or control tells other policies: whether it was one of the first."""
+    async def _change(self) -> tuple[bool, bool, bool]:
+        """Waits until credentials are delivered, or: whether somebody asks, files change, control tells policies."""
         if self._watched != (now := self._paths()):
             self._watched, self._watch = now, Watch(now)
         news = self._policies.news if self._policies else asyncio.Event()
         changing = asyncio.create_task(self._watch.change())
-        tasks = changing, asyncio.create_task(self._asked.wait()), asyncio.create_task(news.wait())
+        tasks = changing, *(asyncio.create_task(one.wait()) for one in (self._asked, news, self._delivered))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return self._asked.is_set(), changing.done()
+            return self._asked.is_set(), changing.done(), news.is_set()
         finally:
             for task in tasks:
                 task.cancel()
-            self._asked.clear()
-            news.clear()
+            for event in (self._asked, news, self._delivered):
+                event.clear()
 
     def _paths(self) -> list[str]:
         config = self._config
@@ -123,7 +128,11 @@ class Generations:
                 log.info("reload: credentials come from another source now; the old ones serve until it delivers")
                 self._next = _Supply(config, self._renewed, self._refused)
             elif self._snapshot is not None:
-                self._swap(config, self._snapshot, settled)
+                snapshot = None
+                while snapshot is not self._snapshot:
+                    snapshot = self._snapshot
+                    made = await _made(snapshot, config, settled)
+                self._swap(config, snapshot, settled, made)
                 if asked:
                     self._supply.keeper.renew()
         except ConfigError as error:
@@ -148,22 +157,35 @@ class Generations:
         another = supply is self._next
         if not another and (supply is not self._supply or snapshot == self._snapshot):
             return
+        if self._first.done():
+            self._fresh = supply, snapshot
+            self._delivered.set()
+            return
         try:
-            self._swap(supply.config if another else self._config, snapshot)
+            settled = self._settled(self._config, snapshot)
+            self._swap(self._config, snapshot, settled, _contexts(snapshot, self._config, settled))
         except ConfigError as error:
-            if self._first.done():
-                self._refuse(error)
-            else:
-                self._first.set_exception(error)
+            self._first.set_exception(error)
+
+    async def _take(self, supply: _Supply, snapshot: Snapshot) -> None:
+        """Credentials that were delivered while we serve."""
+        self._fresh = None
+        another = supply is self._next
+        if not another and supply is not self._supply:
+            return  # of a source that was left meanwhile
+        config = supply.config if another else self._config
+        try:
+            settled = self._settled(config, snapshot)
+            self._swap(config, snapshot, settled, await _made(snapshot, config, settled))
+        except ConfigError as error:
+            self._refuse(error)
             return
         if another:
             self._supply.task.cancel()
             self._supply, self._next = supply, None
 
-    def _swap(self, config: Config, snapshot: Snapshot, settled: Config | None = None) -> None:
-        whole = trusted(snapshot, config.trust)
-        settled = settled or self._settled(config, snapshot)
-        state = State(settled, contexts(whole, settled))
+    def _swap(self, config: Config, snapshot: Snapshot, settled: Config, made: Contexts) -> None:
+        state = State(settled, made)
         self._tell(settled)
         self._config, self._snapshot, self._state = config, snapshot, state
         if self._policies is not None:
@@ -195,6 +217,17 @@ class Generations:
         kept = "nobody is let in without policies" if none else "the last good configuration keeps serving"
         log.error("reload refused, %s: %s", kept, error)
         self._refused()
+
+
+async def _made(snapshot: Snapshot, config: Config, settled: Config) -> Contexts:
+    """Off the loop where there are lists of revoked certificates: 20 000 entries take 40 ms and more to read."""
+    if snapshot.crls or config.trust.crl:
+        return await asyncio.to_thread(_contexts, snapshot, config, settled)
+    return _contexts(snapshot, config, settled)
+
+
+def _contexts(snapshot: Snapshot, config: Config, settled: Config) -> Contexts:
+    return contexts(trusted(snapshot, config.trust), settled)
 
 
 def _compile(files: Config, told: Told | None, own: SpiffeId | None) -> tuple[Config, Config]:

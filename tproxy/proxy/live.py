@@ -29,7 +29,7 @@ def admit(trace: Trace, state: State, side: Side) -> Deny | None:
     moved = misplaced((trace,), side) if trace.direction is Direction.EGRESS else ()
     changed = fallen((trace,), state, side.state) if side.state is not state else ()
     deny = next((deny for _, deny in (*moved, *changed)), None)
-    if deny is None and trace.proven is None and not trace.local:
+    if deny is None and trace.bare:
         side.bare(trace.talk)
     return deny
 

@@ -64,7 +64,7 @@ class Sidecar:
     def open_plaintext(self) -> Counter[Talk]:
         """Connections without TLS that are being carried now, by who talks to whom."""
         traces = [trace for server in self._servers for trace in server.tasks.values()]
-        return Counter(one.talk for one in traces if one.carrying and one.proven is None and not one.local)
+        return Counter(one.talk for one in traces if one.carrying and one.bare)
 
     def not_ready(self) -> str:
         """Why the sidecar is not ready, or nothing."""

@@ -103,16 +103,25 @@ async def handshake(
     """A handshake within ``seconds``, then the peer's id. The socket stays the caller's to close."""
     leg = TlsLeg(sock, Tls(side, ticket))
     try:
+        failed = await shaken(leg, seconds, reactor)
+    except TlsError as error:
+        _last_alert(sock, leg.tls)
+        return denial(error, side.server)
+    return failed or session(leg, side)
+
+
+async def shaken(leg: TlsLeg, seconds: float, reactor: AnyReactor) -> Deny | None:
+    """The handshake itself; TlsError where OpenSSL ends it."""
+    try:
         async with asyncio.timeout(seconds):
             await reactor.shake(leg, MAX_HANDSHAKE)
     except TimeoutError:
         return Deny(Reason.HANDSHAKE_TIMEOUT, f"the handshake did not end in {seconds:g} s")
-    except TlsError as error:
-        _last_alert(sock, leg.tls)
-        return denial(error, side.server)
+    except TlsError:
+        raise
     except OSError as error:
         return Deny(Reason.HANDSHAKE_FAILED, f"the peer broke off the handshake: {error.strerror or error}")
-    return session(leg, side)
+    return None
 
 
 def session(leg: TlsLeg, side: Role) -> Session | Deny:

@@ -50,6 +50,11 @@ class Trace:
     verdict: Deny | None = None  # why we cut it, if we do
 
     @property
+    def bare(self) -> bool:
+        """Without our mTLS, and no rule sends it through a router: such a one leaves the mesh on purpose."""
+        return self.proven is None and not self.local and not self.via
+
+    @property
     def talk(self) -> Talk:
         """Who talks to whom, as far as plaintext is told about."""
         peer = self.source if self.direction is Direction.INGRESS else self.target

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Container, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Container, Iterator
 from hashlib import blake2b
+from weakref import WeakValueDictionary
 
 from tproxy.core.address import Endpoint
 
@@ -23,7 +23,6 @@ RING = 1024  # points of a ring at least, as in Envoy
 MAGLEV = 65_537  # places of a table, as in Envoy; a prime
 MOST = 65_537  # of either: more costs memory and time, and makes shares no more even that anybody could tell
 _HALF = 2  # endpoints that are enough for the least size
-_KEPT = 1024  # rings that are known; one a backend
 
 
 def digest(key: bytes) -> int:
@@ -31,13 +30,22 @@ def digest(key: bytes) -> int:
     return int.from_bytes(blake2b(key, digest_size=8).digest())
 
 
+_Make = Callable[[tuple[Endpoint, ...], tuple[int, ...], int], "Ring"]
+_Key = tuple[_Make, tuple[Endpoint, ...], tuple[int, ...], int]
+
+
 class Ring:
     """Endpoints by position; with ``points`` a key's place is found on the ring, else it is an index of the table."""
 
-    __slots__ = ("_owners", "_points", "endpoints")
+    __slots__ = ("__weakref__", "_owners", "_points", "endpoints")
 
     def __init__(self, endpoints: tuple[Endpoint, ...], owners: array[int], points: array[int] | None) -> None:
         self.endpoints, self._owners, self._points = endpoints, owners, points
+
+    @property
+    def is_ring(self) -> bool:
+        """Else it is a table."""
+        return self._points is not None
 
     def first(self, key: int) -> Endpoint:
         """The key's endpoint."""
@@ -65,9 +73,34 @@ class Ring:
         return bisect_left(self._points, key) % len(self._owners)
 
 
-@lru_cache(maxsize=_KEPT)
+_MADE: WeakValueDictionary[_Key, Ring] = WeakValueDictionary()  # those in use: the next table's are mostly the same
+
+
 def ring(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...] = (), least: int = RING) -> Ring:
     """``least`` points for two endpoints, and as many for each that joins them; weights are 1 or more, none: equal."""
+    return _made(_ring, endpoints, weights, least)
+
+
+def maglev(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...] = (), size: int = MAGLEV) -> Ring:
+    """A table of ``size`` places (a prime): shares that differ by one place at most, where weights are equal."""
+    return _made(_maglev, endpoints, weights, size)
+
+
+def _made(make: _Make, endpoints: tuple[Endpoint, ...], weights: tuple[int, ...], size: int) -> Ring:
+    """In an order of their own: replicas list endpoints as they came to know them."""
+    order = sorted(range(len(endpoints)), key=lambda index: str(endpoints[index]))
+    key = (
+        make,
+        tuple(endpoints[index] for index in order),
+        tuple(weights[index] for index in order) if weights else (),
+        size,
+    )
+    if (made := _MADE.get(key)) is None:
+        made = _MADE[key] = make(*key[1:])
+    return made
+
+
+def _ring(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...], least: int) -> Ring:
     numbers = _points(len(endpoints), weights, max(1, min(least, MOST) // _HALF))
     found = sorted(
         (digest(f"{endpoint}_{number}".encode()), index)
@@ -90,9 +123,7 @@ def _points(count: int, weights: tuple[int, ...], each: int) -> list[int]:
     return [max(1, weight * MOST // total) for weight in weights]  # ratios that no ring can show
 
 
-@lru_cache(maxsize=_KEPT)
-def maglev(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...] = (), size: int = MAGLEV) -> Ring:
-    """A table of ``size`` places (a prime): shares that differ by one place at most, where weights are equal."""
+def _maglev(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...], size: int) -> Ring:
     most = max(weights, default=1)
     offsets = [digest(f"{endpoint}_offset".encode()) % size for endpoint in endpoints]
     skips = [digest(f"{endpoint}_skip".encode()) % (size - 1) + 1 for endpoint in endpoints]

@@ -14,8 +14,9 @@ from tproxy.core.http.filters import Retry, Timeouts
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
+from tproxy.core.http.onward import Forward
 from tproxy.core.http.path import BadPathError, normal
-from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable, Request
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 
@@ -69,6 +70,8 @@ def _sent(forward: Forward, asked: Head) -> Iterator[str]:
         yield f"endpoint by {forward.rule.session}"
     elif forward.backend.affinity is not None:
         yield f"endpoint by {forward.backend.affinity}"
+    if forward.backend.care is not None:
+        yield from (f"endpoints: {words}" for words in forward.backend.care.words())
     had = set(asked.headers)
     kept = {name for name, _ in head.headers}
     yield from (f"header {name}: {value}" for name, value in head.headers if (name, value) not in had)

@@ -7,7 +7,7 @@ envoyproxy.io, http_conn_man/headers (use_remote_address, no trusted hops).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tproxy.core.http.filters import NO_FILTERS, Filters, Flavour, Pairs
 from tproxy.core.http.head import Headers, Reply
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tproxy.core.http.operators import Moment
     from tproxy.core.record import TlsFacts
 
-_OURS = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
+_ISTIO: Final = Flavour.ISTIO
+_OURS: Final = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-forwarded-client-cert"})
 
 
 class Link(Protocol):
@@ -79,13 +80,13 @@ class Respond:
             return reply
         headers = reply.headers
         for filters in (self.first, self.second):
-            if filters.response:
+            if filters is not NO_FILTERS and filters.response:
                 headers = filters.response.applied(headers, self._now(reply, headers, endpoint))
         if self.cors:
             ours = {name for name, _ in self.cors}
             headers = [pair for pair in headers if pair[0] not in ours]
             headers += self.cors
-        if self.flavour is Flavour.ISTIO:
+        if self.flavour is _ISTIO:
             headers = [pair for pair in headers if pair[0] not in ("server", "x-envoy-upstream-service-time")]
             headers.append(("x-envoy-upstream-service-time", str(milliseconds)))
             headers.append(("server", "istio-envoy"))

@@ -39,7 +39,7 @@ class Index:
         bare = replace(entry.match, path=None)
         placed = number, entry, None if bare == type(bare)() else bare.holds
         if path is None or path.ignore_case:
-            self._rest.append((number, entry, entry.match.holds))
+            self._rest.append(placed if path is None else (number, entry, entry.match.holds))
             return
         match path.kind.value:
             case "exact":

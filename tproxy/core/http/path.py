@@ -12,17 +12,18 @@ Istio's gateway leaves both as they are.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from tproxy.core.http.filters import Flavour, FullPath, PathChange, PrefixPath
 
-_ODD = re.compile(r'[%\\"<>^`{|}]|//|/\.')  # what a path that is not normal contains
-_NEVER = re.compile(r"[^\x21-\x22\x24-\x7e]")  # control characters, blanks, fragments, bytes that must be escaped
-_ESCAPED = re.compile(r"%([0-9a-fA-F]{2})?")
-_LONE = re.compile(r"%(?![0-9a-fA-F]{2})")
-_SLASH = re.compile(r"%(?:2[fF]|5[cC])")
-_SLASHES = re.compile(r"//+")
-_UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
-_ESCAPES = str.maketrans({"\\": "/", **{char: f"%{ord(char):02X}" for char in '"<>^`{|}'}})
+_ODD: Final = re.compile(r'[%\\"<>^`{|}]|//|/\.')  # what a path that is not normal contains
+_NEVER: Final = re.compile(r"[^\x21-\x22\x24-\x7e]")  # controls, blanks, fragments, bytes that must be escaped
+_ESCAPED: Final = re.compile(r"%([0-9a-fA-F]{2})?")
+_LONE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
+_SLASH: Final = re.compile(r"%(?:2[fF]|5[cC])")
+_SLASHES: Final = re.compile(r"//+")
+_UNRESERVED: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+_ESCAPES: Final = str.maketrans({"\\": "/", **{char: f"%{ord(char):02X}" for char in '"<>^`{|}'}})
 
 
 class BadPathError(ValueError):

@@ -10,41 +10,31 @@ PURE. ``draw`` gives random numbers in [0, 1), ``new_id`` a request id, ``clock`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Final
 
 from tproxy.core.balance.affinity import Bond
 from tproxy.core.balance.session import Session, Tie, cookie_path
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http import cors
 from tproxy.core.http.facts import Facts, host_of
-from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, Pairs, Retry, Timeouts
+from tproxy.core.http.filters import NO_FILTERS, Fault, Filters, Flavour, HeaderChange, Pairs, Timeouts
 from tproxy.core.http.forwarded import Client, Respond
 from tproxy.core.http.head import Head, Headers
 from tproxy.core.http.local import Answer, is_grpc, local
+from tproxy.core.http.onward import Forward
 from tproxy.core.http.operators import Moment
 from tproxy.core.http.path import BadPathError, changed, checked, normal, unescaped
-from tproxy.core.http.redirect import location
+from tproxy.core.http.redirect import location, matched
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
+from tproxy.core.http.weights import by_weight
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
-_PLAIN = {flavour: Respond(flavour) for flavour in Flavour}
-_NO_UPSTREAM = b"no healthy upstream"
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Where a request goes and as what. ``rule`` has its timeouts and retries, as this request has them."""
-
-    rule: Rule
-    backend: Backend
-    head: Head
-    respond: Respond
-    timeouts: Timeouts
-    retry: Retry | None
-    mirrors: tuple[tuple[Backend, Head], ...] = ()
-    delay: float = 0.0  # seconds before it is sent: a fault on purpose
-    bond: Bond | None = None  # which endpoint, where that is not left to chance
+_ISTIO: Final = Flavour.ISTIO
+_GATEWAY_API: Final = Flavour.GATEWAY_API
+_PLAIN: Final = {flavour: Respond(flavour) for flavour in Flavour}
+_NO_UPSTREAM: Final = b"no healthy upstream"
 
 
 def plan(
@@ -58,7 +48,7 @@ def plan(
         path = normal(path, flavour)
     except BadPathError as error:
         return local(head, flavour, 400, flags="DPE", why=f"path_normalization_failed: {error}")
-    if flavour is Flavour.GATEWAY_API and (bare := unescaped(path)) is not None:
+    if flavour is _GATEWAY_API and (bare := unescaped(path)) is not None:
         return _again(head, f"{normal(bare, flavour)}{mark}{query}")
     facts = Facts(head, host_of(head.authority), path, query, client, new_id)
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
@@ -83,28 +73,25 @@ def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Fa
     owner = owners.find(facts.host)
     if owner is None or owner[1] == table.server:
         return None
-    why = f"{facts.host} is {owner[1]}'s; the connection is of {table.server}"
-    return local(head, table.flavour, 421, why=why)
+    return local(head, table.flavour, 421, why=f"{facts.host} is {owner[1]}'s; the connection is of {table.server}")
 
 
 def _unmatched(facts: Facts, host: str) -> str:
-    if not host:
-        return f"no route is for host {facts.host!r}"
-    return f"no rule of {host} holds for {facts.method} {facts.path}"
+    held = f"no rule of {host} holds for {facts.method} {facts.path}"
+    return held if host else f"no route is for host {facts.host!r}"
 
 
-@dataclass(slots=True)
 class _Request:
-    """A request on its way through a rule."""
+    """A request on its way through a rule; ``target`` has the normal path."""
 
-    table: HttpTable
-    head: Head
-    client: Client
-    facts: Facts
-    target: str  # with the normal path
-    draw: Draw
-    clock: Draw
-    added: Pairs = ()  # of CORS, to whatever is answered
+    __slots__ = ("added", "client", "clock", "draw", "facts", "head", "table", "target")
+
+    def __init__(
+        self, table: HttpTable, head: Head, client: Client, facts: Facts, target: str, draw: Draw, clock: Draw
+    ) -> None:
+        self.table, self.head, self.client, self.facts = table, head, client, facts
+        self.target, self.draw, self.clock = target, draw, clock
+        self.added: Pairs = ()  # of CORS, to whatever is answered
 
     def meets(self, entry: Entry) -> Answer | Forward:
         """What the entry's rule does with it."""
@@ -123,7 +110,8 @@ class _Request:
         if filters.redirect is not None:
             return self._redirected(entry, filters)
         if rule.direct is not None:
-            made, headers = rule.direct, self._told(filters, [], rule, rule.direct.status)
+            made, change = rule.direct, filters.response
+            headers = change.applied([], self._moment(change, rule, status=made.status))
             return self._answered(rule, made.status, body=made.body, headers=headers, why=made.why)
         if rule.session is not None:
             return self._in_session(entry, rule.session, delay)
@@ -163,21 +151,19 @@ class _Request:
     def _redirected(self, entry: Entry, filters: Filters) -> Answer:
         assert filters.redirect is not None
         to = location(filters.redirect, self.head, self.target, matched(entry, self.facts.path), self.client)
-        headers = self._told(filters, [("location", to)], entry.rule, filters.redirect.status)
-        return self._answered(entry.rule, filters.redirect.status, headers=headers, why="redirect")
+        change, status = filters.response, filters.redirect.status
+        headers = change.applied([("location", to)], self._moment(change, entry.rule, status=status))
+        return self._answered(entry.rule, status, headers=headers, why="redirect")
 
-    def _told(self, filters: Filters, headers: Headers, rule: Rule, status: int) -> Headers:
-        """The headers of an answer of ours."""
-        if not filters.response.formats:
-            return filters.response.applied(headers)
-        head = self._as_seen(self.facts.forwarded)
-        moment = Moment(head, self.client, self.clock(), "", rule.name, None, status, headers)
-        return filters.response.applied(headers, moment)
-
-    def _as_seen(self, headers: Headers) -> Head:
-        """The request before its rule rewrites it."""
-        head = self.head
-        return Head(head.method, self.client.scheme, head.authority, self.target, headers, head.version)
+    def _moment(
+        self, change: HeaderChange, rule: Rule, headers: Headers | None = None, to: str = "", status: int = 0
+    ) -> Moment | None:
+        """What values with operators tell of: the request before its rule rewrites it. None: there are none."""
+        if not change.formats:
+            return None
+        head, seen = self.head, self.facts.forwarded if headers is None else headers
+        asked = Head(head.method, self.client.scheme, head.authority, self.target, seen, head.version)
+        return Moment(asked, self.client, self.clock(), to, rule.name, None, status)
 
     def _answered(
         self,
@@ -196,7 +182,7 @@ class _Request:
 
     def _chosen(self, rule: Rule) -> Backend | Answer:
         """One of the backends by weight, or what its share gets when nobody is there."""
-        found = rule.backends[0] if len(rule.backends) == 1 else _by_weight(rule.backends, self.draw)
+        found = rule.backends[0] if len(rule.backends) == 1 else by_weight(rule.backends, self.draw)
         if found is None or not found.weight:
             return self._nowhere(rule, "the rule has no backend")
         if found.fault:
@@ -208,7 +194,7 @@ class _Request:
 
     def _nowhere(self, rule: Rule, why: str) -> Answer:
         """A backend that cannot be: Istio's gateway says 503 with NC, Gateway API demands 500."""
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             return self._answered(rule, 503, flags="NC", why=why)
         return self._answered(rule, 500, why=why)
 
@@ -226,11 +212,11 @@ class _Request:
                 if mirror.share >= 1.0 or self._happens(mirror.share)
             )
         respond = _PLAIN[self.table.flavour]
-        if self.added or own.response or filters.response:
-            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is Flavour.ISTIO), self.added)
+        filtered = own is not NO_FILTERS or filters is not NO_FILTERS
+        if self.added or (filtered and (own.response or filters.response)):
+            respond = Respond(self.table.flavour, *_order(own, rule, self.table.flavour is _ISTIO), self.added)
             if own.response.formats or filters.response.formats:
-                moment = Moment(head, self.client, self.clock(), backend.name, rule.name)
-                respond = replace(respond, moment=moment)
+                respond = replace(respond, moment=Moment(head, self.client, self.clock(), backend.name, rule.name))
         if bond is None and backend.affinity is not None:
             bond = backend.affinity.bond(self.facts, self.client.address, self.draw)
         if delay:  # Envoy: neither limits nor tries while a fault is being injected
@@ -240,15 +226,13 @@ class _Request:
     def _written(self, entry: Entry, own: Filters, backend: str) -> Head:
         """The head as the backend gets it: our headers, then the changes of the backend and of the rule."""
         head, target, authority = self.head, self.target, self.head.authority
-        rule, istio = entry.rule, self.table.flavour is Flavour.ISTIO
+        rule, istio = entry.rule, self.table.flavour is _ISTIO
         headers = self.facts.forwarded
         if own is not NO_FILTERS or rule.filters is not NO_FILTERS:
             for filters in _order(own, rule, istio):
-                if filters.request.formats:
-                    moment = Moment(self._as_seen(headers), self.client, self.clock(), backend, rule.name)
+                if filters.request:
+                    moment = self._moment(filters.request, rule, headers, backend)
                     headers = filters.request.applied(headers, moment)
-                elif filters.request:
-                    headers = filters.request.applied(headers)
             rewrites = [each.rewrite for each in ((rule.filters, own) if istio else (own, rule.filters))]
             for rewrite in filter(None, reversed(rewrites)):
                 target = changed(self.target, rewrite.path, matched(entry, self.facts.path)) if rewrite.path else target
@@ -266,7 +250,7 @@ class _Request:
     def _mirrored(self, head: Head) -> Head:
         """The same, with headers of its own; Envoy marks the host in Istio's gateways."""
         host = head.authority
-        if self.table.flavour is Flavour.ISTIO:
+        if self.table.flavour is _ISTIO:
             name, port = (
                 (host, "") if host.endswith("]") else (host.rpartition(":")[::2] if ":" in host else (host, ""))
             )
@@ -274,30 +258,6 @@ class _Request:
         return Head(head.method, head.scheme, host, head.target, list(head.headers), head.version)
 
 
-def matched(entry: Entry, path: str) -> str:
-    """What the entry's match found at the beginning of the path: what a prefix replacement takes away."""
-    text = entry.match.path
-    if text is None:
-        return "/"
-    if text.kind is Kind.SEGMENTS:
-        return text.value.rstrip("/")
-    return text.value if text.kind is Kind.PREFIX else path
-
-
 def _order(own: Filters, rule: Rule, istio: bool) -> tuple[Filters, Filters]:
     """Whose header changes come first: the backend's, but those of Istio's only destination stand behind the rule's."""
     return (rule.filters, own) if istio and len(rule.backends) == 1 else (own, rule.filters)
-
-
-def _by_weight(backends: tuple[Backend, ...], draw: Draw) -> Backend | None:
-    total = 0
-    for backend in backends:
-        total += backend.weight
-    if not total:
-        return None
-    at = draw() * total
-    for backend in backends:
-        at -= backend.weight
-        if at < 0:
-            return backend
-    return None

@@ -10,6 +10,7 @@ from tproxy.core.http.filters import DerivedPort, Redirect
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head
 from tproxy.core.http.path import changed
+from tproxy.core.http.routes import Entry, Kind
 
 _OWN = {"http": "80", "https": "443"}
 
@@ -37,3 +38,13 @@ def _port(redirect: Redirect, scheme: str, head: Head, client: Client) -> str:
             lost = scheme != client.scheme and asked == _OWN.get(client.scheme)
             return f":{asked}" if asked and not lost else ""
     return "" if port in ("", _OWN.get(scheme)) else f":{port}"
+
+
+def matched(entry: Entry, path: str) -> str:
+    """What the entry's match found at the beginning of the path: what a prefix replacement takes away."""
+    text = entry.match.path
+    if text is None:
+        return "/"
+    if text.kind is Kind.SEGMENTS:
+        return text.value.rstrip("/")
+    return text.value if text.kind is Kind.PREFIX else path

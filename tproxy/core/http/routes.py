@@ -128,7 +128,7 @@ class Match:
             return False
         if self.authority is not None and not self.authority.matches(asked.authority):
             return False
-        return not any(_has(text, asked.headers.get(name)) for name, text in self.without)
+        return not self.without or not any(_has(text, asked.headers.get(name)) for name, text in self.without)
 
     def __str__(self) -> str:
         single = (("path", self.path), ("method", self.method), ("scheme", self.scheme), ("authority", self.authority))

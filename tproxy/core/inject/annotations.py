@@ -38,14 +38,20 @@ ISTIO = {
     "logLevel": _SIDECAR + "logLevel",
 }
 KNOWN = frozenset(PREFIX + name for name in (*_PLAIN, *RANGES, *ISTIO))
+_THEIRS = frozenset((*ISTIO.values(), *INJECT, _SIDECAR + "status"))
+LONGEST = 16 * 1024  # characters of a value; Linux gives 128 KiB to a variable of the environment (execve(2))
+HINTS = 8  # names that are looked up for whoever misspelt them: each costs a third of a millisecond
 
 
 class Annotations:
-    """One pod's."""
+    """One pod's. ConfigError if one of ours is longer than the sidecar's environment could hold."""
 
     def __init__(self, annotations: Mapping[str, str], where: str) -> None:
         self.fields = Fields(annotations, where, "metadata.annotations")
         self.all = annotations
+        for key, value in annotations.items():
+            if len(value) > LONGEST and (key in KNOWN or key in _THEIRS):
+                raise self.fields.error(key, f"is longer than {LONGEST} characters", value)
 
     def key(self, name: str) -> str | None:
         """The annotation that says it: ours or Istio's; both only if they agree."""
@@ -68,15 +74,22 @@ class Annotations:
 
     def unknown(self) -> Iterator[str]:
         """Warnings about names that nobody reads."""
-        theirs = {*ISTIO.values(), *INJECT, _SIDECAR + "status"}
+        hints = HINTS
         for key in self.all:
             if key.startswith(PREFIX) and key not in KNOWN:
-                names = {known.lower(): known for known in sorted(KNOWN - {STATUS})}
-                near = difflib.get_close_matches(key.lower(), names, 1, 0.5)
-                hint = f"; did you mean {names[near[0]]!r}?" if near else ""
+                hint = _nearest(key) if hints > 0 else ""
+                hints -= 1
                 yield f"metadata.annotations: {key}: unknown, and ignored{hint}"
-            elif key.startswith((_TRAFFIC, _SIDECAR, "proxy.istio.io/")) and key not in theirs:
+            elif key.startswith((_TRAFFIC, _SIDECAR, "proxy.istio.io/")) and key not in _THEIRS:
                 yield f"metadata.annotations: {key}: Istio's, not supported here, and ignored"
+
+
+def _nearest(key: str) -> str:
+    if len(key) > 2 * len(max(KNOWN, key=len)):
+        return ""
+    names = {known.lower(): known for known in sorted(KNOWN - {STATUS})}
+    near = difflib.get_close_matches(key.lower(), names, 1, 0.5)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def opted(pod: Mapping[str, Any], where: str) -> tuple[bool, str] | None:

@@ -57,6 +57,11 @@ def parse(text: str, where: str) -> Mapping[str, Check]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, "", "is not JSON") from error
+    return read(data, where)
+
+
+def read(data: object, where: str) -> Mapping[str, Check]:
+    """The same, of what stands in the text."""
     top = Fields(data, where)
     return {str(path): _check(top.inner(path)) for path in top.data}
 

@@ -71,15 +71,16 @@ def _check_ports(path: str, container: Mapping[str, Any], config: Config, where:
 def drop_net_raw(spec: Mapping[str, Any], keep: tuple[str, ...], where: str) -> list[str]:
     """Take NET_RAW from every container but those that are named, in place; the warnings."""
     names = [container["name"] for _, container in _each(spec)]
+    known, kept = {*names, EVERY}, set(keep)
     for name in keep:
-        if name not in (*names, EVERY):
-            near = difflib.get_close_matches(name, names, 1, 0.4)
+        if name not in known:
+            near = difflib.get_close_matches(name, names[:100], 1, 0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             field = f"metadata.annotations.{PREFIX}netRaw"
             raise ConfigError(where, field, f"expected true, false or names of containers{hint}", name)
     warnings: list[str] = []
     for _, container in _each(spec):
-        if EVERY not in keep and container["name"] not in keep:
+        if EVERY not in kept and container["name"] not in kept:
             warnings += _drop(container)
         warnings += _powers(container)
     return warnings

@@ -9,7 +9,7 @@ operation and not a new list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 Operation: TypeAlias = dict[str, Any]
@@ -18,54 +18,61 @@ _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 def pointer(parts: Iterable[str | int]) -> str:
     """RFC 6901: ``~`` and ``/`` are escaped."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return "".join(map(_step, parts))
+
+
+def _step(part: str | int) -> str:
+    return "/" + str(part).replace("~", "~0").replace("/", "~1")
 
 
 def diff(old: Any, new: Any) -> list[Operation]:
     """What makes ``new`` of ``old``; applied in order."""
-    return list(_diff(old, new, ""))
+    found: list[Operation] = []
+    _diff(old, new, "", found)
+    return found
 
 
-def _diff(old: Any, new: Any, at: str) -> Iterator[Operation]:
+def _diff(old: Any, new: Any, at: str, found: list[Operation]) -> None:
     if isinstance(old, dict) and isinstance(new, dict):
-        yield from ({"op": "remove", "path": at + pointer([key])} for key in old if key not in new)
+        found += [{"op": "remove", "path": at + _step(key)} for key in old if key not in new]
         for key, value in new.items():
             if key not in old:
-                yield {"op": "add", "path": at + pointer([key]), "value": value}
-            elif old[key] is not value:  # ``copied`` shares texts, and most of a pod is texts
-                yield from _diff(old[key], value, at + pointer([key]))
+                found.append({"op": "add", "path": at + _step(key), "value": value})
+            elif old[key] is not value:  # a draft shares most of a pod
+                _diff(old[key], value, at + _step(key), found)
     elif isinstance(old, list) and isinstance(new, list):
-        yield from _lists(old, new, at)
+        _lists(old, new, at, found)
     elif not same(old, new):
-        yield {"op": "replace", "path": at, "value": new}
+        found.append({"op": "replace", "path": at, "value": new})
 
 
-def _lists(old: list[Any], new: list[Any], at: str) -> Iterator[Operation]:
+def _lists(old: list[Any], new: list[Any], at: str, found: list[Operation]) -> None:
     before, after = _names(old), _names(new)
     if before is None or after is None:
-        yield from _unnamed(old, new, at)
+        _unnamed(old, new, at, found)
         return
     places, stays = {name: index for index, name in enumerate(before)}, set(after)
     if [name for name in before if name in stays] != [name for name in after if name in places]:
-        yield {"op": "replace", "path": at, "value": new}  # in another order
+        found.append({"op": "replace", "path": at, "value": new})  # in another order
         return
     for index in reversed(range(len(old))):
         if before[index] not in stays:
-            yield {"op": "remove", "path": f"{at}/{index}"}
+            found.append({"op": "remove", "path": f"{at}/{index}"})
     for index, item in enumerate(new):
-        if after[index] in places:
-            yield from _diff(old[places[after[index]]], item, f"{at}/{index}")
-        else:
-            yield {"op": "add", "path": f"{at}/{index}", "value": item}
+        if after[index] not in places:
+            found.append({"op": "add", "path": f"{at}/{index}", "value": item})
+        elif (earlier := old[places[after[index]]]) is not item:
+            _diff(earlier, item, f"{at}/{index}", found)
 
 
-def _unnamed(old: list[Any], new: list[Any], at: str) -> Iterator[Operation]:
+def _unnamed(old: list[Any], new: list[Any], at: str, found: list[Operation]) -> None:
     """What is alike at the beginning stays; what follows is changed, cut or appended."""
     shared = min(len(old), len(new))
     for index in range(shared):
-        yield from _diff(old[index], new[index], f"{at}/{index}")
-    yield from ({"op": "remove", "path": f"{at}/{index}"} for index in reversed(range(shared, len(old))))
-    yield from ({"op": "add", "path": f"{at}/{index}", "value": new[index]} for index in range(shared, len(new)))
+        if old[index] is not new[index]:
+            _diff(old[index], new[index], f"{at}/{index}", found)
+    found += [{"op": "remove", "path": f"{at}/{index}"} for index in reversed(range(shared, len(old)))]
+    found += [{"op": "add", "path": f"{at}/{index}", "value": new[index]} for index in range(shared, len(new))]
 
 
 def _names(items: Sequence[Any]) -> list[str] | None:

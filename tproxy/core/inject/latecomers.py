@@ -14,9 +14,9 @@ from typing import Any
 from tproxy.core.config import Config
 from tproxy.core.inject import checks
 from tproxy.core.inject.containers import env, read_env
+from tproxy.core.inject.draft import draft
 from tproxy.core.inject.guard import check_clashes, drop_net_raw
 from tproxy.core.inject.injection import INIT, SIDECAR, Injection
-from tproxy.core.inject.jsonpatch import copied
 from tproxy.core.inject.probes import PROBERS, Rewriting
 from tproxy.core.inject.wishes import Wishes
 
@@ -25,7 +25,7 @@ _KINDS = ("initContainers", "containers")
 
 def settle(pod: Mapping[str, Any], wish: Wishes, settings: Injection, where: str) -> tuple[dict[str, Any], list[str]]:
     """The pod as it should be, and warnings. ConfigError if somebody in it cannot stand beside a sidecar."""
-    new: dict[str, Any] = copied(dict(pod))
+    new = draft(pod)
     spec, config = new["spec"], Config.parse(settings.config, f"{where}: settings")
     others = {kind: [one for one in spec.get(kind) or [] if one.get("name") not in (INIT, SIDECAR)] for kind in _KINDS}
     check_clashes({**spec, **others, "volumes": []}, config, where)

@@ -23,9 +23,10 @@ from tproxy.core.config import Config
 from tproxy.core.fields import ConfigError
 from tproxy.core.inject import checks, containers, shape
 from tproxy.core.inject.annotations import STATUS, opted
+from tproxy.core.inject.draft import draft
 from tproxy.core.inject.guard import check_clashes, drop_net_raw, scraped
 from tproxy.core.inject.injection import INIT, SIDECAR, Injection
-from tproxy.core.inject.jsonpatch import Operation, copied, diff
+from tproxy.core.inject.jsonpatch import Operation, diff
 from tproxy.core.inject.latecomers import settle
 from tproxy.core.inject.probes import PROBERS, Rewriting, network_probes
 from tproxy.core.inject.sidecar_config import sidecar_config
@@ -115,7 +116,7 @@ def _again(pod: Mapping[str, Any], settings: Injection, where: str) -> Result:
 def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:
     wish = wishes(pod, where, settings.resources)
     native = settings.native if wish.native is None else wish.native
-    new = copied(dict(pod))
+    new = draft(pod)
     spec = new["spec"]
     overlaid, parsed = sidecar_config(settings, wish, spec, native, where)
     check_clashes(spec, parsed, where)
@@ -125,7 +126,7 @@ def _patch(pod: Mapping[str, Any], settings: Injection, where: str) -> Patch:
         rewriting.pod(spec)
     elif parsed.mode is Mode.STRICT:
         warnings += [f"{name}: stays as it is, and a strict port refuses it" for name in network_probes(spec)]
-    checks.parse(json.dumps(rewriting.probers), f"{where}: {PROBERS}")  # as the sidecar will
+    checks.read(rewriting.probers, f"{where}: {PROBERS}")  # as the sidecar will
     warnings += [*rewriting.warnings, *_add(spec, overlaid, parsed, rewriting.probers, native, wish, settings)]
     _say(new, native, parsed)
     return Patch(diff(pod, new), new, tuple(warnings))

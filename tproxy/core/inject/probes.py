@@ -25,8 +25,8 @@ from typing import Any
 
 PROBERS = "TPROXY_APP_PROBERS"  # environment: JSON, path -> check
 KEY_HEADER = "tproxy-key"
-_PROBES = {"livenessProbe": "livez", "readinessProbe": "readyz", "startupProbe": "startupz"}
-_HOOKS = {"postStart": "poststartz", "preStop": "prestopz"}
+PROBES = {"livenessProbe": "livez", "readinessProbe": "readyz", "startupProbe": "startupz"}
+HOOKS = {"postStart": "poststartz", "preStop": "prestopz"}
 _NETWORK = ("httpGet", "tcpSocket", "grpc")
 _TIMEOUT, _GRACE = 1, 30  # Kubernetes' defaults
 
@@ -48,14 +48,14 @@ class Rewriting:
                 self._container(container, _GRACE if grace is None else grace)
 
     def _container(self, container: MutableMapping[str, Any], grace: int) -> None:
-        for field_name, page in _PROBES.items():
+        for field_name, page in PROBES.items():
             if probe := container.get(field_name):
                 where = f"container {container['name']}: {field_name}"
                 path = f"/app-health/{container['name']}/{page}"
                 if check := self._check(probe, container, where):
                     self.probers[path] = {**check, "timeoutSeconds": probe.get("timeoutSeconds") or _TIMEOUT}
                     _point(probe, path, self.health_port)
-        for field_name, page in _HOOKS.items():
+        for field_name, page in HOOKS.items():
             hook = (container.get("lifecycle") or {}).get(field_name) or {}
             if hook.get("httpGet"):
                 path = f"/app-lifecycle/{container['name']}/{page}"
@@ -117,9 +117,9 @@ def network_probes(spec: Mapping[str, Any]) -> Iterator[str]:
     """The probes and hooks that a strict port would refuse."""
     for kind in ("initContainers", "containers"):
         for container in spec.get(kind) or []:
-            for name in _PROBES:
+            for name in PROBES:
                 if any((container.get(name) or {}).get(way) for way in _NETWORK):
                     yield f"container {container['name']}: {name}"
-            for name in _HOOKS:
+            for name in HOOKS:
                 if ((container.get("lifecycle") or {}).get(name) or {}).get("httpGet"):
                     yield f"container {container['name']}: lifecycle.{name}"

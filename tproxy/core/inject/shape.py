@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from tproxy.core.fields import ConfigError
 
 _WORDS: dict[type, str] = {str: "text", int: "a whole number", bool: "true or false"}
-_TEXTS = {"*": str}  # any key
+_TEXTS: dict[str, type] = {}  # any key, and each value is text
 _CAPABILITIES = {"add": [str], "drop": [str]}
 _SECURITY = {"runAsUser": int, "runAsGroup": int, "privileged": bool, "capabilities": _CAPABILITIES}
 _HTTP = {"path": str, "port": (int, str), "host": str, "scheme": str, "httpHeaders": [{"name": str, "value": str}]}
@@ -63,30 +63,41 @@ _Fault: TypeAlias = tuple[list[str], str, Any]  # the way there, backwards; what
 def _fault(value: Any, shape: Any) -> _Fault | None:
     """Paths are made when there is a fault: a huge pod has thousands of parts, and none is wrong."""
     if isinstance(shape, dict):
-        return _in_mapping(value, shape)
+        if not isinstance(value, Mapping):
+            return [], "expected a mapping (key: value)", value
+        return _in_texts(value) if shape is _TEXTS else _in_mapping(value, shape)
     if isinstance(shape, list):
-        if not isinstance(value, list):
-            return [], "expected a list", value
-        for index, item in enumerate(value):
-            if fault := _fault(item, shape[0]):
-                fault[0].append(f"[{index}]")
-                return fault
-        return None
+        return _in_list(value, shape[0])
     types = shape if isinstance(shape, tuple) else (shape,)
     if isinstance(value, types) and (not isinstance(value, bool) or bool in types):
         return None
     return [], f"expected {' or '.join(_WORDS[one] for one in types)}", value
 
 
-def _in_mapping(value: Any, shape: Mapping[str, Any]) -> _Fault | None:
-    if not isinstance(value, Mapping):
-        return [], "expected a mapping (key: value)", value
-    any_key = shape.get("*")
+def _in_mapping(value: Mapping[Any, Any], shape: Mapping[str, Any]) -> _Fault | None:
+    known = shape.get
     for key, item in value.items():
-        inner = any_key or shape.get(key)
-        if inner is None or item.__class__ is inner or (item is None and any_key is None):
+        inner = known(key)
+        if inner is None or item is None or item.__class__ is inner:
             continue
         if fault := _fault(item, inner):
             fault[0].append(f".{key}")
+            return fault
+    return None
+
+
+def _in_texts(value: Mapping[Any, Any]) -> _Fault | None:
+    return next(
+        (([f".{key}"], "expected text", item) for key, item in value.items() if not isinstance(item, str)), None
+    )
+
+
+def _in_list(value: Any, inner: Any) -> _Fault | None:
+    if not isinstance(value, list):
+        return [], "expected a list", value
+    mappings = isinstance(inner, dict)
+    for index, item in enumerate(value):  # an item of its very class, as most are, needs no second look
+        if fault := _in_mapping(item, inner) if mappings and item.__class__ is dict else _fault(item, inner):
+            fault[0].append(f"[{index}]")
             return fault
     return None

@@ -9,7 +9,9 @@ kubelet, ``projected.go`` and ``FsUserFrom``. A Secret's key is never everyone's
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from tproxy.core.config import Config
@@ -20,6 +22,7 @@ from tproxy.core.inject.jsonpatch import copied
 from tproxy.core.inject.wishes import Wishes
 from tproxy.core.settings import IstioCa
 
+_SHORT = 4096  # characters of a configuration that is remembered
 _GRACE = 30  # terminationGracePeriodSeconds where none is said
 
 
@@ -37,7 +40,7 @@ def sidecar_config(
     if wish.egress_routes is not None:  # replaced, not merged: a file stands alone
         merged["egressRoutes"] = {"file": containers.ROUTES}
     merged["fast"] = {"sockmap": "off", **(merged.get("fast") or {})}
-    parsed = Config.parse(merged, where_config)
+    parsed = _parsed(merged, where_config)
     if (parsed.follows or parsed.policies) and not (parsed.workload.labels or parsed.workload.labels_file):
         merged["workload"] = {**(merged.get("workload") or {}), "labelsFile": containers.LABELS}
     grace = spec.get("terminationGracePeriodSeconds")
@@ -46,7 +49,23 @@ def sidecar_config(
         merged["limits"] = {**(merged.get("limits") or {}), "drain": max(1, left)}
     if group := _group(spec, parsed, bool(containers.secret_of(wish, settings)), where):
         merged["gid"] = group
-    return merged, Config.parse(merged, where_config)
+    return merged, _parsed(merged, where_config)
+
+
+def _parsed(merged: Mapping[str, Any], where: str) -> Config:
+    """Most pods of a cluster have one of a few configurations, and each is read once."""
+    text = json.dumps(merged)
+    if len(text) > _SHORT:
+        return Config.parse(merged, where)
+    try:
+        return _known(text)
+    except ConfigError:
+        return Config.parse(merged, where)  # says of which pod
+
+
+@lru_cache(128)
+def _known(text: str) -> Config:
+    return Config.parse(json.loads(text), "")
 
 
 def _laid(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:

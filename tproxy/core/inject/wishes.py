@@ -116,7 +116,7 @@ def _capture(notes: Annotations, warnings: list[str]) -> dict[str, Any]:
     _list(notes, found, "excludeOutboundUIDs", _uid)
     _ored(notes, found, warnings)
     for way in ("InboundPorts", "OutboundPorts", "InboundIPRanges", "OutboundIPRanges"):
-        wanted, unwanted = found.get(f"include{way}", ()), found.get(f"exclude{way}", ())
+        wanted, unwanted = found.get(f"include{way}", ()), set(found.get(f"exclude{way}", ()))
         if both := [item for item in wanted if item in unwanted and wanted != EVERY]:
             key = notes.key(f"exclude{way}") or ""
             raise notes.fields.error(key, f"{both[0]} stands in include{way}, too", notes.all[key])

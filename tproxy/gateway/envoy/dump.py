@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tproxy.core.http.routes import HttpTable
@@ -18,7 +18,9 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
-from tproxy.gateway.envoy.listeners import listener, tables
+from tproxy.gateway.envoy import pages
+from tproxy.gateway.envoy.clusters import settings
+from tproxy.gateway.envoy.listeners import datagrams, listener, tables
 from tproxy.gateway.envoy.names import TYPE, cluster
 from tproxy.gateway.envoy.routes import route_configuration
 
@@ -26,28 +28,35 @@ Json = dict[str, Any]
 _HIDDEN = base64.b64encode(b"[redacted]").decode()  # as Envoy writes where a key would stand
 
 
-def config_dump(table: Table, chains: Mapping[str, bytes], taken: str, version: str) -> Json:
+def config_dump(
+    table: Table, chains: Mapping[str, bytes], taken: str, version: str, own_pages: Sequence[pages.Page] = ()
+) -> Json:
     """All of it. ``chains`` are certificates in PEM by Secret, ``taken`` is when (RFC 3339) the table was taken up."""
     own = {"version_info": version, "last_updated": taken}
+    fixed = {"last_updated": taken}
     served = sorted(table.listeners.items(), key=lambda item: item[0])
+    bound = [listener(bind, found) for bind, found in served]
+    bound += [datagrams(bind, table.datagrams[bind]) for bind in sorted(table.datagrams)]
     routes = dict(named for bind, found in served for named in _named(bind, found))
     return {
         "configs": [
             {
                 "@type": f"{TYPE}.admin.v3.ClustersConfigDump",
                 "version_info": version,
-                "dynamic_active_clusters": [{**own, "cluster": made} for made in _clusters(table)],
+                "static_clusters": [{**fixed, "cluster": pages.cluster(page)} for page in own_pages],
+                "dynamic_active_clusters": [{**own, "cluster": _cluster(*named)} for named in backends(table)],
             },
             {
                 "@type": f"{TYPE}.admin.v3.ListenersConfigDump",
                 "version_info": version,
+                "static_listeners": [{**fixed, "listener": pages.listener(page)} for page in own_pages],
                 "dynamic_listeners": [
-                    {"name": made["name"], "active_state": {**own, "listener": made}}
-                    for made in (listener(bind, found) for bind, found in served)
+                    {"name": made["name"], "active_state": {**own, "listener": made}} for made in bound
                 ],
             },
             {
                 "@type": f"{TYPE}.admin.v3.RoutesConfigDump",
+                "static_route_configs": [{**fixed, "route_config": pages.routes(page)} for page in own_pages],
                 "dynamic_route_configs": [
                     {**own, "route_config": route_configuration(name, *found)} for name, found in routes.items()
                 ],
@@ -67,14 +76,16 @@ def _named(bind: tuple[str, int], found: Listener) -> Iterator[tuple[str, tuple[
         yield name, (table, found.port)
 
 
-def _clusters(table: Table) -> Iterator[Json]:
-    """Every backend once, whoever names it."""
+def backends(table: Table) -> list[tuple[str, Backend]]:
+    """Every backend once, whoever names it, by its cluster's name."""
     seen: dict[str, Backend] = {}
     for found in table.listeners.values():
         for backend in _backends(found):
             seen.setdefault(cluster(backend), backend)
-    for name, backend in sorted(seen.items()):
-        yield _cluster(name, backend)
+    for port in table.datagrams.values():
+        for backend in port.route.backends if port.route else ():
+            seen.setdefault(cluster(backend), backend)
+    return sorted(seen.items(), key=lambda item: item[0])
 
 
 def _backends(found: Listener) -> Iterator[Backend]:
@@ -108,6 +119,7 @@ def _cluster(name: str, backend: Backend) -> Json:
         "name": name,
         "type": "STATIC",
         "connect_timeout": "10s",
+        **settings(backend),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}] if endpoints else []},
     }
     if backend.tls is not None:

@@ -20,6 +20,7 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
     TlsMode,
+    UdpListener,
 )
 from tproxy.gateway.envoy.names import TYPE, cluster, https_routes, listener_name
 
@@ -42,6 +43,30 @@ def listener(bind: Bind, found: Listener) -> Json:
         made["listener_filters"] = [
             {"name": "envoy.filters.listener.tls_inspector", "typed_config": {"@type": inspector}}
         ]
+    return made
+
+
+def datagrams(bind: Bind, found: UdpListener) -> Json:
+    """A port of UDP. Envoy's proxy knows one cluster, so weights stand beside it."""
+    made: Json = {
+        "@type": f"{TYPE}.config.listener.v3.Listener",
+        "name": f"udp_{listener_name(bind)}",
+        "address": {"socket_address": {"address": bind[0] or "0.0.0.0", "port_value": bind[1], "protocol": "UDP"}},
+        "traffic_direction": "OUTBOUND",
+    }
+    if found.route is None or not found.route.backends:
+        return made
+    kind = f"{TYPE}.extensions.filters.udp.udp_proxy.v3"
+    first = max(found.route.backends, key=lambda backend: backend.weight)
+    action = {"name": "route", "typed_config": {"@type": f"{kind}.Route", "cluster": cluster(first)}}
+    proxy = {
+        "@type": f"{kind}.UdpProxyConfig",
+        "stat_prefix": found.route.name,
+        "matcher": {"on_no_match": {"action": action}},
+    }
+    made["listener_filters"] = [{"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": proxy}]
+    if len(found.route.backends) > 1:
+        made["metadata"] = {"filter_metadata": {"tproxy": _target(found.route.backends)}}
     return made
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import parse_hostname
 from tproxy.core.routes import BackendTls
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, spelt
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object
@@ -118,6 +118,7 @@ class Policies:
 
 
 def _target(thing: Object, each: Fields) -> _Target:
+    spelt(each, "group", "kind", "name", "sectionName")
     ref = Ref.read(each, "Service", thing.namespace)
     if (ref.group, ref.kind) != ("", "Service") or ref.namespace != thing.namespace:
         raise each.error("kind", "only Services of its own namespace can be meant", f"{ref.group}/{ref.kind}")

@@ -18,7 +18,7 @@ from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi import gateways, http
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
-from tproxy.gateway.gatewayapi.features import SUPPORTED
+from tproxy.gateway.gatewayapi.features import SUPPORTED, unknown_bundles
 from tproxy.gateway.gatewayapi.gateways import Served
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
 from tproxy.gateway.gatewayapi.listeners import FAMILY, Listener
@@ -110,7 +110,11 @@ def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Fin
                 conditions.set("Accepted", True, "Accepted")
             else:
                 conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
-            conditions.set("SupportedVersion", True, "SupportedVersion")
+            if foreign := unknown_bundles(site.bundles):
+                conditions.set("SupportedVersion", False, "UnsupportedVersion", foreign)
+                findings.warn(thing, "", foreign)
+            else:
+                conditions.set("SupportedVersion", True, "SupportedVersion")
             features = [{"name": name} for name in SUPPORTED]
             statuses[str(thing)] = {"conditions": conditions.plain(), "supportedFeatures": features}
     return None if site.controllers is None else {thing.name for thing in things if str(thing) in statuses}
@@ -146,37 +150,70 @@ def _served(
 
 def _attach(thing: Object, reading: _Reading) -> None:
     references = References(thing, reading.world, reading.registry, reading.policies)
-    is_http = thing.kind in ("HTTPRoute", "GRPCRoute")
     entries: tuple[Entry, ...] = ()
+    dropped: tuple[ConfigError, ...] = ()
     route, refused = None, None
     try:
-        hostnames(thing)
-        if is_http:
-            entries = http.entries(thing, references)
-        else:
-            route = _only(thing, references)
+        entries, dropped, route = _read(thing, references)
     except ConfigError as error:
-        reading.findings.error(error)
         refused = error
-    found = parents(thing, reading.parents, reading.world, references.faults, refused)
+    for fault in (refused, *dropped) if refused is not None else dropped:
+        reading.findings.error(fault)
+    found = parents(thing, reading.parents, reading.world, references.faults, refused, dropped)
     _sessions(thing, entries, reading)
     for parent in found:
-        for sentence in parent.conditions.bad():
-            reading.findings.warn(thing, parent.path, sentence)
+        if refused is None:
+            _warn(thing, parent, references, reading.findings)
         for listener, names in parent.attached:
             for service in references.services:
                 reading.policies.leads(reading.gateways[id(listener)].thing.key, service)
-            into, client = reading.taken[id(listener)], reading.gateways[id(listener)].client
-            for name in names:
-                if entries:
-                    into.http.setdefault(name, []).extend(http.as_client(entries, client))
-            if route is not None:
-                own = replace(route, backends=shown(route.backends, client))
-                into.l4 += [(name, own) for name in names or ("*",)]
+            _give(listener, names, entries, route, reading)
+    for path, why in references.remarks:
+        reading.findings.warn(thing, path, why)
     if found:
         reading.statuses[str(thing)] = {"parents": [parent.status() for parent in _once(found)]}
     else:
-        reading.findings.warn(thing, "spec.parentRefs", "no parent is a Gateway that is served here")
+        why = f"no parent is a Gateway that is served here{_meant(thing, reading)}"
+        reading.findings.warn(thing, "spec.parentRefs", why)
+
+
+def _give(
+    listener: Listener, names: tuple[str, ...], entries: tuple[Entry, ...], route: Route | None, reading: _Reading
+) -> None:
+    """What a route says, to a listener that it attached to under these names."""
+    into, client = reading.taken[id(listener)], reading.gateways[id(listener)].client
+    for name in names if entries else ():
+        into.http.setdefault(name, []).extend(http.as_client(entries, client))
+    if route is not None:
+        own = replace(route, backends=shown(route.backends, client))
+        into.l4 += [(name, own) for name in names or ("*",)]
+
+
+def _warn(thing: Object, parent: Parent, references: References, findings: Findings) -> None:
+    """What a status says that should be otherwise, where it is written: a fault of a backend stands at the backend."""
+    for sentence in parent.conditions.bad():
+        of_backend = sentence.startswith("ResolvedRefs") and references.places
+        findings.warn(thing, references.places[0] if of_backend else parent.path, sentence)
+
+
+def _meant(thing: Object, reading: _Reading) -> str:
+    """Which Gateways it names, and which one it means perhaps: of this name elsewhere, or with nearly this name."""
+    refs = [Ref.read(each, "Gateway", thing.namespace, GROUP) for each in thing.fields("spec").each("parentRefs")]
+    if not refs:
+        return ""
+    there = {f"{kind} {namespace}/{name}": name for kind, namespace, name in reading.parents}
+    same = [title for title, name in there.items() if name == refs[0].name]
+    near = reading.findings.hints.near
+    meant = near(str(refs[0]), same, 0) or near(str(refs[0]), there, 0.7)
+    return f": {', '.join(map(str, refs))}{meant}"
+
+
+def _read(thing: Object, references: References) -> tuple[tuple[Entry, ...], tuple[ConfigError, ...], Route | None]:
+    """Its rules of HTTP and those that are dropped, or its one route."""
+    hostnames(thing)
+    if thing.kind in ("HTTPRoute", "GRPCRoute"):
+        return *http.entries(thing, references), None
+    return (), (), _only(thing, references)
 
 
 def _sessions(thing: Object, entries: Iterable[Entry], reading: _Reading) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tproxy.core.fields import Fields, parse_port
+from tproxy.core.fields import Fields, nearest, parse_port
 from tproxy.core.hostnames import parse_hostname
 from tproxy.core.http.filters import (
     NO_FILTERS,
@@ -45,7 +45,7 @@ def filters(owner: Fields, references: References, grpc: bool = False) -> tuple[
         kind = entry.text("type")
         field = _FIELDS.get(kind)
         if field is None:
-            unknown = f"filter {kind!r} is not known to this gateway"
+            unknown = f"filter {kind!r} is not known to this gateway{nearest(kind, _FIELDS, 0.7)}"
             continue
         if kind in seen and kind not in ("RequestMirror", "ExtensionRef"):
             raise entry.error("type", f"{kind} filter cannot be repeated")

@@ -40,7 +40,7 @@ def _fault(thing: Object, ref: Ref, world: World) -> tuple[str, str] | None:
     if (ref.group, ref.kind) not in (("", "ConfigMap"), ("", "Secret")):
         return "InvalidCACertificateKind", f"{ref.kind} is not supported; ConfigMap and Secret are"
     if not world.permits(GROUP, thing.kind, thing.namespace, ref):
-        return "RefNotPermitted", f"no ReferenceGrant permits {ref}"
+        return "RefNotPermitted", world.refused(thing.kind, thing.namespace, ref)
     why = world.authority_fault(ref)
     return ("InvalidCACertificateRef", why) if why else None
 

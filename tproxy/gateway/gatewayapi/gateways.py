@@ -8,7 +8,7 @@ from typing import Any
 
 from tproxy.core.address import parse_address
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, spelt
 from tproxy.gateway.gatewayapi.conditions import Conditions
 from tproxy.gateway.gatewayapi.conflicts import conflicts, overlaps, settle
 from tproxy.gateway.gatewayapi.frontend import Frontend
@@ -73,6 +73,7 @@ class Served:
 def gateway(thing: Object, sets: list[Object], world: World, registry: Registry, site: Site) -> Served:
     """All of a Gateway but its routes; ``finish`` comes next. ConfigError for what its CRD's schema refuses."""
     spec, made = thing.fields("spec"), Served(thing, Conditions(thing.generation))
+    spelt(spec, "gatewayClassName", "listeners", "addresses", "infrastructure", "allowedListeners", "tls")
     _addresses(made, spec, site)
     if spec.inner("infrastructure").raw("parametersRef") is not None:
         made.conditions.set("Accepted", False, "InvalidParameters", "no kind of parameters is supported")
@@ -132,7 +133,7 @@ def _client(made: Served, backend: Fields, world: World) -> None:
         return
     thing, ref = made.thing, Ref.read(backend.inner("clientCertificateRef"), "Secret", made.thing.namespace)
     if not world.permits(GROUP, "Gateway", thing.namespace, ref):
-        made.conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
+        made.conditions.set("ResolvedRefs", False, "RefNotPermitted", world.refused("Gateway", thing.namespace, ref))
     elif fault := world.certificate_fault(ref):
         made.conditions.set("ResolvedRefs", False, "InvalidClientCertificateRef", fault)
     else:
@@ -148,6 +149,7 @@ def _set(thing: Object, parent: Served, allowed: Fields, world: World, registry:
         made.conditions.set("Accepted", False, "ParentNotAccepted", f"{parent.thing} is not accepted")
     else:
         try:
+            spelt(thing.fields("spec"), "parentRef", "listeners")
             made.listeners = read(thing, parent.addresses, parent.frontend, world, registry)
             made.conditions.set("Accepted", True, "Accepted")
         except ConfigError as error:
@@ -162,7 +164,7 @@ def _admits(allowed: Fields, namespace: str, gateways: str, world: World) -> boo
         case "Same":
             return namespace == gateways
         case "Selector":
-            return selects(allowed.inner("selector"), world.labels(namespace))
+            return selects(allowed, world.labels(namespace))
         case _:
             return False
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.gateway.findings import Findings
+from tproxy.gateway.findings import Findings, Hints, spelt
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Vault
 
@@ -45,14 +45,16 @@ class World:
     """What references may lead to."""
 
     vault: Vault
+    hints: Hints
     services: set[tuple[str, str]] = field(default_factory=set)
+    names: dict[str, list[str]] = field(default_factory=dict)  # of services by namespace, made when asked for
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
 
     @classmethod
     def of(cls, objects: Iterable[Object], findings: Findings, vault: Vault) -> World:
         """Collect; a grant that cannot be read grants nothing."""
-        made = cls(vault)
+        made = cls(vault, findings.hints)
         for thing in objects:
             match thing.group, thing.kind:
                 case "", "Service":
@@ -77,6 +79,17 @@ class World:
             for where, sources, targets in self.grants
         )
 
+    def refused(self, kind: str, namespace: str, to: Ref) -> str:
+        """What is missing where ``permits`` says no."""
+        return f"no ReferenceGrant permits {to}: none in {to.namespace} is from {kind} of {namespace} to {to.kind}"
+
+    def meant(self, ref: Ref) -> str:
+        """The Service of that namespace which has nearly this name."""
+        if not self.names:
+            for namespace, name in self.services:
+                self.names.setdefault(namespace, []).append(name)
+        return self.hints.near(ref.name, self.names.get(ref.namespace, ()), 0.6)
+
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""
         return {"kubernetes.io/metadata.name": namespace, **self.namespaces.get(namespace, {})}
@@ -94,6 +107,11 @@ class World:
 
 def _grant(thing: Object) -> tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]:
     spec = thing.fields("spec")
+    spelt(spec, "from", "to")
+    for each in spec.each("from"):
+        spelt(each, "group", "kind", "namespace")
+    for each in spec.each("to"):
+        spelt(each, "group", "kind", "name")
     sources = {(str(each.raw("group", "")), each.text("kind"), each.text("namespace")) for each in spec.each("from")}
     targets = {(str(each.raw("group", "")), each.text("kind"), each.text("name")) for each in spec.each("to")}
     return thing.namespace, sources, targets

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from tproxy.core.fields import Fields
+from tproxy.core.fields import ConfigError, Fields
 from tproxy.core.hostnames import ANY, HostTable, covers
 from tproxy.core.http.filters import Direct, Flavour, PrefixPath
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Match, Rule, Text, gateway_api_order
+from tproxy.gateway.findings import then
 from tproxy.gateway.gatewayapi.filters import filters
 from tproxy.gateway.gatewayapi.limits import retry, timeouts
 from tproxy.gateway.gatewayapi.matches import grpc_match, http_match
@@ -19,16 +20,28 @@ from tproxy.gateway.objects import Object
 _EVERYTHING = Match(Text(Kind.SEGMENTS, "/"))
 
 
-def entries(thing: Object, references: References) -> tuple[Entry, ...]:
-    """Every match of every rule. ConfigError as the CRD's schema has it."""
-    made: list[Entry] = []
-    grpc = thing.kind == "GRPCRoute"
-    for index, fields in enumerate(thing.fields("spec").each("rules")):
-        matches = [(grpc_match if grpc else http_match)(each) for each in fields.each("matches")]
-        rule = _rule(thing, fields, index, references, grpc)
-        _prefixes(fields, rule, matches or [_EVERYTHING])
-        made += [Entry(match, rule, thing.age) for match in matches or [Match() if grpc else _EVERYTHING]]
-    return tuple(made)
+def entries(thing: Object, references: References) -> tuple[tuple[Entry, ...], tuple[ConfigError, ...]]:
+    """Every match of every rule, and why rules are dropped. ConfigError as the CRD's schema has it, if no rule is left.
+
+    What a dropped rule matches is answered 500, as far as that can be read: it is not a wider rule's.
+    """
+    made, dropped = list[Entry](), list[ConfigError]()
+    grpc, rules = thing.kind == "GRPCRoute", thing.fields("spec").each("rules")
+    for index, fields in enumerate(rules):
+        matches: list[Match] | None = None
+        try:
+            matches = [(grpc_match if grpc else http_match)(each) for each in fields.each("matches")]
+            rule = _rule(thing, fields, index, references, grpc)
+            _prefixes(fields, rule, matches or [_EVERYTHING])
+        except ConfigError as error:
+            dropped.append(error)
+            why = Direct(500, why=f"its rule is dropped: {error}")
+            rule = Rule(f"{thing} rules[{index}]", (), fields.place(fields.path), direct=why)
+        if matches is not None:
+            made += [Entry(match, rule, thing.age) for match in matches or [Match() if grpc else _EVERYTHING]]
+    if dropped and len(dropped) == len(rules):
+        raise dropped[0]
+    return tuple(made), tuple(dropped)
 
 
 def as_client(made: Iterable[Entry], client: str) -> Iterator[Entry]:
@@ -60,6 +73,8 @@ def _rule(thing: Object, fields: Fields, index: int, references: References, grp
         direct=Direct(500, why=wrong) if wrong else None,
         session=session(fields, name, backends, references.world.vault.session_key()[0]),
     )
+    if wrong:
+        references.remarks.append((fields.path, then(wrong, "its requests are answered 500")))
     fields.finish()
     return made
 

@@ -9,6 +9,7 @@ from tproxy.core.fields import Fields, parse_port
 from tproxy.core.hostnames import ANY, parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
+from tproxy.gateway.findings import spelt
 from tproxy.gateway.gatewayapi.conditions import Conditions
 from tproxy.gateway.gatewayapi.frontend import Clients, Frontend
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
@@ -67,7 +68,7 @@ class Listener:
             case "Same":
                 return namespace == self.owner.namespace
             case "Selector":
-                return selects(self.namespaces.inner("selector"), world.labels(namespace))
+                return selects(self.namespaces, world.labels(namespace))
             case _:
                 return False
 
@@ -78,23 +79,37 @@ class Listener:
         return {**found, "conditions": self.conditions.plain()}
 
 
-def selects(selector: Fields, labels: dict[str, str]) -> bool:
-    """A label selector; an empty one selects everything."""
-    wanted = {str(key): str(value) for key, value in selector.inner("matchLabels").data.items()}
-    if not wanted.items() <= labels.items():
+def selects(namespaces: Fields, labels: dict[str, str]) -> bool:
+    """By a label selector: an empty one selects everything, none selects nothing (metav1.LabelSelectorAsSelector)."""
+    if namespaces.raw("selector") is None:
         return False
+    selector = namespaces.inner("selector")
+    wanted = {str(key): str(value) for key, value in selector.inner("matchLabels").data.items()}
+    found = [wanted.items() <= labels.items()]
     for each in selector.each("matchExpressions"):
         key, values = each.text("key"), each.items("values", str)
         operator = each.choice("operator", "In", ("In", "NotIn", "Exists", "DoesNotExist"))
+        each.finish()
         holds = {
             "In": labels.get(key) in values,
             "NotIn": labels.get(key) not in values,
             "Exists": key in labels,
             "DoesNotExist": key not in labels,
         }
-        if not holds[operator]:
-            return False
-    return True
+        found.append(holds[operator])
+    selector.finish()
+    return all(found)
+
+
+def _namespaces(allowed: Fields) -> Fields:
+    """Whose routes may attach; ConfigError for what would be skipped where it is asked."""
+    namespaces = allowed.inner("namespaces")
+    namespaces.raw("from")
+    selects(namespaces, {})
+    namespaces.finish()
+    allowed.raw("kinds")
+    allowed.finish()
+    return namespaces
 
 
 def read(
@@ -128,7 +143,7 @@ def _listener(
         hostname=entry.parsed("hostname", parse_hostname, None) if entry.raw("hostname") else ANY,
         addresses=addresses,
         kinds=_kinds(allowed, protocol, conditions),
-        namespaces=allowed.inner("namespaces"),
+        namespaces=_namespaces(allowed),
         tls=_tls(thing, entry, frontend.of(port), conditions, world),
         conditions=conditions,
         acme=acme,
@@ -153,7 +168,10 @@ def _tls(
     tls, protocol = entry.inner("tls"), entry.text("protocol")
     mode = tls.choice("mode", "Terminate", ("Terminate", "Passthrough"))
     tls.raw("options")
-    refs = [Ref.read(each, "Secret", thing.namespace) for each in tls.each("certificateRefs")]
+    named = tls.each("certificateRefs")
+    for each in named:
+        spelt(each, "group", "kind", "namespace", "name")
+    refs = [Ref.read(each, "Secret", thing.namespace) for each in named]
     if tls.raw("frontendValidation") is not None:  # v1.1 to v1.3; it stands in the Gateway's tls now
         clients = Clients.read(thing, tls.inner("frontendValidation"), world)
     tls.finish()
@@ -169,7 +187,7 @@ def _tls(
         conditions.set("ResolvedRefs", False, "InvalidCertificateRef", "there is no certificateRef")
     for ref in refs:
         if not world.permits(GROUP, thing.kind, thing.namespace, ref):
-            conditions.set("ResolvedRefs", False, "RefNotPermitted", f"no ReferenceGrant permits {ref}")
+            conditions.set("ResolvedRefs", False, "RefNotPermitted", world.refused(thing.kind, thing.namespace, ref))
         elif fault := world.certificate_fault(ref):
             conditions.set("ResolvedRefs", False, "InvalidCertificateRef", fault)
     if clients is not None and clients.faults:

@@ -9,6 +9,7 @@ from typing import Any
 from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
+from tproxy.gateway.findings import spelt, then
 from tproxy.gateway.gatewayapi.backend_policies import Policies
 from tproxy.gateway.gatewayapi.conditions import CONTROLLER, Conditions
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
@@ -16,6 +17,7 @@ from tproxy.gateway.gatewayapi.listeners import Listener
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import NOT_READY, Registry, host_of
 
+_NO_LISTENER = "it has no listener that is served"
 Parents = Mapping[tuple[str, str, str], list[Listener]]  # by kind, namespace and name
 
 
@@ -47,9 +49,12 @@ class References:
     policies: Policies
     services: set[tuple[str, str]] = field(default_factory=set)  # namespace and name of each that is meant
     faults: list[tuple[str, str]] = field(default_factory=list)  # reason and message
+    places: list[str] = field(default_factory=list)  # of each of them
+    remarks: list[tuple[str, str]] = field(default_factory=list)  # field and sentence, of which no status speaks
 
     def route(self, rule: Fields, index: int) -> Route:
         """The backends of one rule."""
+        spelt(rule, "name", "backendRefs")
         backends = tuple(self.backends(rule))
         return Route(f"{self.thing} rules[{index}]", backends, rule.place(rule.path))
 
@@ -67,6 +72,7 @@ class References:
         name = f"{ref.namespace}/{ref.name}:{port}"
         if reason := self._fault(ref):
             self.faults.append((reason[0], reason[1]))
+            self.places.append(entry.path)
             return Backend(name, (), weight, fault=reason[1])
         if port is None:
             raise entry.error("port", "is missing: a Service is named with its port")
@@ -74,6 +80,8 @@ class References:
         host = host_of(ref.name, ref.namespace)
         endpoints, fault = self.registry.find(host, port, {})
         fault = "" if fault == NOT_READY else fault
+        if fault:
+            self.remarks.append((entry.path, then(f"{host}: {fault}", "requests for it are refused")))
         policy = self.policies.find(ref.namespace, ref.name, self.registry.port_name(host, port))
         if policy is not None:
             fault = fault or policy.fault
@@ -84,9 +92,9 @@ class References:
         if (ref.group, ref.kind) != ("", "Service"):
             return "InvalidKind", f"{ref.group or 'core'}/{ref.kind} is no backend; Service is"
         if not self.world.permits(GROUP, self.thing.kind, self.thing.namespace, ref):
-            return "RefNotPermitted", f"no ReferenceGrant permits {ref}"
+            return "RefNotPermitted", self.world.refused(self.thing.kind, self.thing.namespace, ref)
         if (ref.namespace, ref.name) not in self.world.services:
-            return "BackendNotFound", f"{ref} does not exist"
+            return "BackendNotFound", f"{ref} does not exist{self.world.meant(ref)}"
         return None
 
 
@@ -99,18 +107,29 @@ def shown(backends: tuple[Backend, ...], client: str) -> tuple[Backend, ...]:
 
 
 def parents(
-    thing: Object, ours: Parents, world: World, faults: list[tuple[str, str]], refused: ConfigError | None
+    thing: Object,
+    ours: Parents,
+    world: World,
+    faults: list[tuple[str, str]],
+    refused: ConfigError | None,
+    dropped: tuple[ConfigError, ...] = (),
 ) -> list[Parent]:
-    """All parentRefs that are Gateways or ListenerSets of ours; a route that is refused attaches nowhere."""
+    """All parentRefs that are Gateways or ListenerSets of ours; a route that is refused attaches nowhere, and of one
+    with ``dropped`` rules the rest does."""
     spec = thing.fields("spec")
     found = []
     for entry in spec.each("parentRefs"):
+        spelt(entry, "group", "kind", "namespace", "name", "sectionName", "port")
         ref = Ref.read(entry, "Gateway", thing.namespace, GROUP)
         listeners = ours.get((ref.kind, ref.namespace, ref.name)) if ref.group == GROUP else None
         if listeners is None:
             continue
         if refused is None:
-            found.append(_parent(thing, entry, hostnames(thing), listeners, world, faults))
+            made = _parent(thing, entry, hostnames(thing), listeners, world, faults)
+            if dropped and made.attached:
+                why = f"Dropped Rule: {'; '.join(map(str, dropped))}; what it matches is answered 500"
+                made.conditions.set("PartiallyInvalid", True, "UnsupportedValue", why)
+            found.append(made)
         else:
             conditions = Conditions(thing.generation)
             conditions.set("Accepted", False, "UnsupportedValue", str(refused))
@@ -122,6 +141,7 @@ def parents(
 def hostnames(thing: Object) -> tuple[str, ...]:
     """The names that a route is for; ConfigError where one is none, or a TLSRoute has none."""
     spec = thing.fields("spec")
+    spelt(spec, "parentRefs", "hostnames", "rules", "useDefaultGateways")
     names = spec.items("hostnames", _hostname)
     if thing.kind == "TLSRoute" and thing.version != "v1alpha2" and not names:
         raise spec.error("hostnames", f"{thing}: is missing: the names that the route is for")
@@ -155,7 +175,8 @@ def _parent(
         why = f"no listener takes a {thing.kind} of namespace {thing.namespace}"
         conditions.set("Accepted", False, "NotAllowedByListeners", why)
     else:
-        why = "no listener has that sectionName and port" if listeners else "it has no listener that is served"
+        there = ", ".join(f"{one.name} ({one.port})" for one in listeners[:5])
+        why = f"no listener has that sectionName and port; there are {there}" if there else _NO_LISTENER
         conditions.set("Accepted", False, "NoMatchingParent", why)
     if faults:
         conditions.set("ResolvedRefs", False, *faults[0])

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from tproxy.core.address import Endpoint
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.core.routes import Backend, Balance
 from tproxy.gateway.http.engine import Engine
 
 
 def choose(engine: Engine, forward: Forward, tried: Sequence[Endpoint]) -> Endpoint:
     """One that was not tried yet, if there is one: the one that the request is tied to, else by the balancer."""
-    backend, every = forward.backend, forward.backend.endpoints
-    left: Sequence[Endpoint] = [endpoint for endpoint in every if endpoint not in tried] if tried else every
+    backend = forward.backend
+    every: Sequence[Endpoint] = backend.endpoints
+    if backend.care is not None:
+        every = engine.guards.of(backend).left(every)
+    left = [endpoint for endpoint in every if endpoint not in tried] if tried else every
     left = left or every
-    if forward.bond is not None and (tied := forward.bond.choose(left, left is every)) is not None:
+    if forward.bond is not None and (tied := forward.bond.choose(left, left is backend.endpoints)) is not None:
         return tied
     return _pick(engine, backend, left, forward.head.authority)
 

@@ -9,10 +9,12 @@ from typing import assert_never
 from tproxy.core.http.forwarded import Client as Caller
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
-from tproxy.core.http.plan import Forward, plan
+from tproxy.core.http.onward import Forward
+from tproxy.core.http.plan import plan
 from tproxy.core.http.routes import HttpTable
 from tproxy.gateway.http.engine import Done, Engine, new_id
 from tproxy.gateway.http.exchange import Exchange
+from tproxy.gateway.http.guarded import GuardedExchange
 from tproxy.gateway.http.local import Local
 from tproxy.gateway.http.stream import Sink, Stream
 from tproxy.proxy.trace import Trace
@@ -27,6 +29,7 @@ def accept(
         case Answer() as answer:
             return Local(engine, stream, answer, done)
         case Forward() as forward:
-            return Exchange(engine, stream, forward, done, end)
+            kind = Exchange if forward.backend.care is None else GuardedExchange
+            return kind(engine, stream, forward, done, end)
         case never:
             assert_never(never)

@@ -10,6 +10,7 @@ from tproxy.core.address import Endpoint
 from tproxy.core.http.forwarded import Client as Caller
 from tproxy.core.http.head import Head
 from tproxy.core.routes import Backend
+from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.pool import Pool
 from tproxy.gateway.http.wheel import Wheel
@@ -48,10 +49,12 @@ class Engine:
     clock: Callable[[], float]
     done: Callable[[Done], None]
     logged: Callable[[], object]  # whether an access log is written
+    guards: Guards  # of backends that are bounded or watched
     turns: dict[str, int] = field(default_factory=dict)  # of backends whose endpoints are asked in turn
 
 
 def new_id() -> str:
     """A random UUID (version 4); it need not be a secret."""
-    bits = f"{random.getrandbits(128):032x}"
-    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}"
+    bits = random.getrandbits(122)
+    text = "%030x" % (bits >> 2)
+    return f"{text[:8]}-{text[8:12]}-4{text[12:15]}-{'89ab'[bits & 3]}{text[15:18]}-{text[18:]}"

@@ -11,8 +11,7 @@ import random
 from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Headers, Reply
-from tproxy.core.http.local import local
-from tproxy.core.http.plan import Forward
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
 from tproxy.gateway.http.balance import choose
@@ -268,7 +267,7 @@ class Exchange:
 
     def _fail(self, status: int, text: str, flags: str, why: str) -> None:
         head, flavour, rule = self._done.head, self._plan.respond.flavour, self._plan.rule.name
-        answer = local(head, flavour, status, body=text.encode(), rule=rule, flags=flags, why=why)
+        answer = failures.answer(head, flavour, status, text, rule, flags, why)
         done = self._done
         done.status, done.flags, done.why, done.sent_bytes = answer.reply.status, flags, why, len(answer.body)
         self._attempt, self._replied, self._kept = None, True, None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tproxy.core.http import retry as retries
-from tproxy.core.http.filters import Retry, Timeouts
+from tproxy.core.http.filters import Flavour, Retry, Timeouts
+from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer, local
 from tproxy.gateway.http.stream import Broken
 
-_BEFORE = "upstream connect error or disconnect/reset before headers. reset reason: "
-FAILURES = {  # status, body, Envoy's response flag
+_BEFORE: Final = "upstream connect error or disconnect/reset before headers. reset reason: "
+FAILURES: Final = {  # status, body, Envoy's response flag
     Broken.CONNECT: (503, f"{_BEFORE}remote connection failure", "UF"),
     Broken.UNPROCESSED: (503, f"{_BEFORE}connection termination", "UC"),
     Broken.CLOSED: (503, f"{_BEFORE}connection termination", "UC"),
@@ -16,7 +20,13 @@ FAILURES = {  # status, body, Envoy's response flag
     Broken.TIMEOUT: (503, f"{_BEFORE}connection timeout", "UF"),
     Broken.OVERLOAD: (503, f"{_BEFORE}overflow", "UO"),
 }
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+
+
+def answer(head: Head, flavour: Flavour, status: int, text: str, rule: str, flags: str, why: str) -> Answer:
+    """In Envoy's words, and with what Envoy adds where a limit was reached."""
+    more = [("x-envoy-overloaded", "true")] if flags == "UO" and flavour is Flavour.ISTIO else []
+    return local(head, flavour, status, body=text.encode(), headers=more, rule=rule, flags=flags, why=why)
 
 
 def wanted(retry: Retry, kind: Broken) -> bool:
@@ -36,5 +46,7 @@ def wanted(retry: Retry, kind: Broken) -> bool:
 
 def per_try(timeouts: Timeouts, retry: Retry | None) -> float | None:
     """Seconds until one try is over; the shorter of two."""
-    both = (timeouts.backend, retry.per_try if retry is not None else None)
+    if retry is None:
+        return timeouts.backend or None
+    both = (timeouts.backend, retry.per_try)
     return min((seconds for seconds in both if seconds), default=None)

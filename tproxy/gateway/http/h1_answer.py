@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.h1_head import head_lines
@@ -12,9 +12,9 @@ from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 if TYPE_CHECKING:
     from tproxy.gateway.http.h1_server import H1Server
 
-HOLD = 1  # why reading is paused: whoever gets the body is slow
-PHRASES = {status.value: status.phrase for status in HTTPStatus}  # http.client's dictionary, without http.client
-STATUS = {code: f"HTTP/1.1 {code} {PHRASES.get(code, 'Status')}\r\n" for code in range(100, 600)}
+HOLD: Final = 1  # why reading is paused: whoever gets the body is slow
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}  # http.client's dictionary, without http.client
+STATUS: Final = {code: f"HTTP/1.1 {code} {PHRASES.get(code, 'Status')}\r\n" for code in range(100, 600)}
 
 
 class ServerStream:

@@ -7,17 +7,19 @@ data, rest, done = body.feed(b"3\\r\\nabc\\r\\n0\\r\\n\\r\\nGET ")
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from tproxy.core.http.head import Headers
 
-LINE = 4096  # bytes of a chunk's line, its extensions included
-TRAILERS = 8192  # bytes of all trailers
-EXTENSIONS = 16 * 1024  # bytes of extensions in one body: each is carried to nowhere and costs a parse
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+LINE: Final = 4096  # bytes of a chunk's line, its extensions included
+TRAILERS: Final = 8192  # bytes of all trailers
+EXTENSIONS: Final = 16 * 1024  # bytes of extensions in one body: each is carried to nowhere and costs a parse
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_TRAILER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 # RFC 9110, 6.5.1: framing, routing and what else must be known before the body cannot come behind it.
-_NEVER = frozenset(("transfer-encoding", "content-length", "host", "connection", "te", "trailer", "upgrade", "expect"))
+_NEVER: Final = frozenset(
+    ("transfer-encoding", "content-length", "host", "connection", "te", "trailer", "upgrade", "expect")
+)
 Fed: TypeAlias = tuple[list[bytes], bytes, bool]  # pieces of the body, what is behind it, whether it is complete
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from tproxy.core.http.head import Headers, Reply
 from tproxy.gateway.http.h1_ask import ClientStream
@@ -12,14 +12,17 @@ from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length, UntilC
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, Response, response_head
 from tproxy.gateway.http.stream import NOBODY, Broken, Reset, Sink
 
-_INTERIM = 16  # 1xx responses before a final one
+_INTERIM: Final = 16  # 1xx responses before a final one
 
 
 class H1Client(asyncio.Protocol):
     """``freed`` is called when it may be used again, ``closed`` when it never will."""
 
-    def __init__(self, congested: int, freed: Callable[[H1Client], None], closed: Callable[[H1Client], None]) -> None:
+    def __init__(
+        self, congested: int, freed: Callable[[H1Client], None], closed: Callable[[H1Client], None], most: int = 0
+    ) -> None:
         self.limit, self.freed, self.closed = congested, freed, closed
+        self.most = most  # exchanges; 0: any number
         self.transport: asyncio.Transport
         self.stream: ClientStream | None = None
         self.used = 0  # exchanges so far
@@ -40,6 +43,8 @@ class H1Client(asyncio.Protocol):
     def open(self, sink: Sink) -> ClientStream:
         """The next exchange; the caller has looked at ``room``."""
         self.used += 1
+        if self.used == self.most:
+            self._closing = True
         self.stream = made = ClientStream(self, sink)
         return made
 

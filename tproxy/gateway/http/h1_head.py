@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
 
 from tproxy.core.http.head import Head, Headers, Reply
 
-HEAD_LIMIT = 60 * 1024  # bytes; Envoy's max_request_headers_kb
-LINE_LIMIT = 16 * 1024  # of the first line
-COUNT_LIMIT = 100  # headers, as Envoy's max_headers_count
-BLANK = b"\r\n\r\n"
+HEAD_LIMIT: Final = 60 * 1024  # bytes; Envoy's max_request_headers_kb
+LINE_LIMIT: Final = 16 * 1024  # of the first line
+COUNT_LIMIT: Final = 100  # headers, as Envoy's max_headers_count
+BLANK: Final = b"\r\n\r\n"
 # RFC 9110, 7.6.1: of one connection. Expect is answered here; what becomes of TE is said below.
-_HOP = frozenset(
+_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "http2-settings")
 )
-_SPECIAL = _HOP | {"host", "content-length", "expect"}
-_KEPT = frozenset(("host", "content-length", "te", "close", "keep-alive", "upgrade"))  # are no headers to take away
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(:[0-9]{0,5})?")
-_ABSOLUTE = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE)
+_SPECIAL: Final = _HOP | {"host", "content-length", "expect"}
+# are no headers to take away
+_KEPT: Final = frozenset(("host", "content-length", "te", "close", "keep-alive", "upgrade"))
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(:[0-9]{0,5})?")
+_ABSOLUTE: Final = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class _Fields:
             self.headers.append((known, value.decode("latin-1").strip(" \t")))
 
 
-_NAMES: dict[bytes, str] = {}  # header names as they come, to lower case
+_NAMES: Final[dict[bytes, str]] = {}  # header names as they come, to lower case
 
 
 def _learned(name: bytes) -> str:
@@ -237,8 +239,13 @@ def head_lines(first: str, headers: Headers, more: str) -> bytes | None:
 
     ``first`` and ``more`` are lines of ours, each with its end.
     """
-    text = first + "".join([f"{name}: {value}\r\n" for name, value in headers]) + more
-    lines = len(headers) + first.count("\n") + more.count("\n")
+    parts = [first]
+    for name, value in headers:
+        parts.append(f"{name}: {value}\r\n")
+    parts.append(more)
+    parts.append("\r\n")
+    text = "".join(parts)
+    lines = len(headers) + first.count("\n") + more.count("\n") + 1
     if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
         return None
-    return f"{text}\r\n".encode("latin-1", "replace")
+    return text.encode("latin-1", "replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tproxy.core.http.head import Head, Reply
 from tproxy.gateway.http import h2_frames as f
@@ -13,15 +14,18 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset, Sink
 
-INTERIM = 16  # 1xx responses before a final one
-KEY = "sec-websocket-key"
+INTERIM: Final = 16  # 1xx responses before a final one
+KEY: Final = "sec-websocket-key"
 
 
 class H2Client(Codec):
     """A ``Client``. ``freed`` is called when it has room again or is idle, ``closed`` once, when it never will."""
 
-    def __init__(self, limits: Limits, freed: Callable[[H2Client], None], closed: Callable[[H2Client], None]) -> None:
+    def __init__(
+        self, limits: Limits, freed: Callable[[H2Client], None], closed: Callable[[H2Client], None], most: int = 0
+    ) -> None:
         super().__init__(limits)
+        self._final = 2 * most - 1  # the last stream; -1: any number of them
         self._freed = freed
         self._closed: Callable[[H2Client], None] | None = closed
         self._most = limits.streams  # as the backend allows; until it says so what the RFC recommends, 6.5.2
@@ -68,6 +72,8 @@ class H2Client(Codec):
         self.last = stream.number = self.last + 2 if self.last else 1
         del self._opened[stream]
         self.streams[stream.number] = stream
+        if stream.number == self._final:
+            self.close()
         stream.window = self.initial_window
         stream.mark = self.received
         stream.method, stream.upgrade = head.method, head.upgrade

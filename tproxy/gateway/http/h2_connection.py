@@ -8,6 +8,7 @@ what CVE-2025-8671 is about. Those that remain (malformed heads, refused streams
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tproxy.core.http.head import Headers
 from tproxy.gateway.http import h2_frames as f
@@ -18,9 +19,9 @@ from tproxy.gateway.http.h2_limits import Limits
 from tproxy.gateway.http.h2_sending import Sending
 from tproxy.gateway.http.h2_stream import H2Stream
 
-DECODED = 4  # times header_list: a list up to this is decoded and refused, a larger one ends the connection
+DECODED: Final = 4  # times header_list: a list up to this is decoded and refused, a larger one ends the connection
 
-BLOCK = 2  # times header_list: a block up to this is decoded
+BLOCK: Final = 2  # times header_list: a block up to this is decoded
 
 
 class Connection(Sending):

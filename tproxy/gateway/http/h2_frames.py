@@ -8,29 +8,43 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Final
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # 3.4
-HEAD = 9  # bytes before a payload
-FRAME = 16_384  # the payload's limit as long as nobody says otherwise (6.5.2); we never raise ours
-WINDOW = 65_535  # both windows at the beginning, 6.9.2
-WINDOW_LIMIT = 2**31 - 1  # 6.9.1
-STREAM_LIMIT = 2**31 - 1  # 5.1.1
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # 3.4
+HEAD: Final = 9  # bytes before a payload
+FRAME: Final = 16_384  # the payload's limit as long as nobody says otherwise (6.5.2); we never raise ours
+WINDOW: Final = 65_535  # both windows at the beginning, 6.9.2
+WINDOW_LIMIT: Final = 2**31 - 1  # 6.9.1
+STREAM_LIMIT: Final = 2**31 - 1  # 5.1.1
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-WITH_PRIORITY = 0x20
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
 
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
-    range(1, 7)
-)
-ENABLE_CONNECT_PROTOCOL = 8  # RFC 8441
+HEADER_TABLE_SIZE: Final = 1
+ENABLE_PUSH: Final = 2
+MAX_CONCURRENT_STREAMS: Final = 3
+INITIAL_WINDOW_SIZE: Final = 4
+MAX_FRAME_SIZE: Final = 5
+MAX_HEADER_LIST_SIZE: Final = 6
+ENABLE_CONNECT_PROTOCOL: Final = 8  # RFC 8441
 
-unpack_head = struct.Struct(">HBBBI").unpack_from  # length's upper 16 bits, its lower 8, type, flags, stream
-_pack_head = struct.Struct(">HBBBI").pack
-_SETTING = struct.Struct(">HI")
+unpack_head: Final = struct.Struct(">HBBBI").unpack_from  # length's upper 16 bits, its lower 8, type, flags, stream
+_pack_head: Final = struct.Struct(">HBBBI").pack
+_SETTING: Final = struct.Struct(">HI")
 
 
 class Code(IntEnum):
@@ -113,9 +127,9 @@ def goaway(last: int, code: int, why: str = "") -> bytes:
     return frame(GOAWAY, 0, 0, last.to_bytes(4) + code.to_bytes(4) + why.encode()[:200])
 
 
-_SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
-_OF_STREAMS = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
-_OF_CONNECTIONS = frozenset((SETTINGS, PING, GOAWAY))
+_SIZES: Final = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+_OF_STREAMS: Final = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
+_OF_CONNECTIONS: Final = frozenset((SETTINGS, PING, GOAWAY))
 
 
 def check(kind: int, number: int, size: int) -> None:

@@ -10,19 +10,23 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from tproxy.core.http.head import Head, Headers, Reply
 
-VERSION = "HTTP/2"
-NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # 8.2.1: a token without upper case
-VALUE = re.compile(r"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch  # 8.2.1, no control but tab
-METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 9.1
-AUTHORITY = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]+").fullmatch  # RFC 3986, 3.2 without user information
-TARGET = re.compile(r"/[!\"$-~\x80-\xff]*").fullmatch  # RFC 9112, 3.2.1; a fragment (#) is not sent
-LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
-CONNECTION_ONLY = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))  # 8.2.2
-HEADERS_LIMIT = 200  # fields of one head; Envoy's default is 100
-ACCEPT_KEY = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+VERSION: Final = "HTTP/2"
+NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # 8.2.1: a token without upper case
+VALUE: Final = re.compile(
+    r"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?"
+).fullmatch  # 8.2.1, no control but tab
+METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 9.1
+AUTHORITY: Final = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]+").fullmatch  # RFC 3986, 3.2 without user information
+TARGET: Final = re.compile(r"/[!\"$-~\x80-\xff]*").fullmatch  # RFC 9112, 3.2.1; a fragment (#) is not sent
+LENGTH: Final = re.compile(r"[0-9]{1,18}").fullmatch
+# 8.2.2
+CONNECTION_ONLY: Final = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+HEADERS_LIMIT: Final = 200  # fields of one head; Envoy's default is 100
+ACCEPT_KEY: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
 
 class MalformedError(ValueError):

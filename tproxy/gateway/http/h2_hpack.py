@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from hpack.exceptions import HPACKDecodingError
 from hpack.table import HeaderTable
@@ -18,14 +18,14 @@ from tproxy.gateway.http import h2_huffman as huffman
 
 Field: TypeAlias = tuple[str, str]
 
-TABLE = 4096  # SETTINGS_HEADER_TABLE_SIZE, both ways: RFC 9113's default, and the most we keep
-SHORT = 64  # bytes of what is worth to be kept, decoded or encoded
-ENTRY = 32  # bytes that an entry counts besides its text, 4.1
-STATIC: tuple[Field, ...] = tuple((name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE)
-_PLACES = {field: place for place, field in enumerate(STATIC, 1)}
-_NAMES = {name: place for place, (name, _) in reversed(list(enumerate(STATIC, 1)))}
+TABLE: Final = 4096  # SETTINGS_HEADER_TABLE_SIZE, both ways: RFC 9113's default, and the most we keep
+SHORT: Final = 64  # bytes of what is worth to be kept, decoded or encoded
+ENTRY: Final = 32  # bytes that an entry counts besides its text, 4.1
+STATIC: Final[tuple[Field, ...]] = tuple((name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE)
+_PLACES: Final = {field: place for place, field in enumerate(STATIC, 1)}
+_NAMES: Final = {name: place for place, (name, _) in reversed(list(enumerate(STATIC, 1)))}
 
-REPEATED = frozenset(
+REPEATED: Final = frozenset(
     (
         ":authority", ":scheme", "accept", "accept-charset", "accept-encoding", "accept-language",
         "accept-ranges", "access-control-allow-credentials", "access-control-allow-headers",
@@ -37,7 +37,7 @@ REPEATED = frozenset(
     )
 )  # fmt: skip
 """Names whose values come again, and are no secrets: these alone enter the peer's table."""
-SECRET = frozenset(("authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key", "x-auth-token"))
+SECRET: Final = frozenset(("authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key", "x-auth-token"))
 """Never indexed, by anybody on the way (7.1.3)."""
 
 

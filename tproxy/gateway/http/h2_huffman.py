@@ -5,10 +5,12 @@ The states are those of the library ``hpack``, whose steps are of four bits: two
 
 from __future__ import annotations
 
+from typing import Final
+
 from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import HUFFMAN_COMPLETE, HUFFMAN_EMIT_SYMBOL, HUFFMAN_FAIL, HUFFMAN_TABLE
 
-KEPT = 16_384  # steps: all that text needs, and a quarter of those that bytes can make us take
+KEPT: Final = 16_384  # steps: all that text needs, and a quarter of those that bytes can make us take
 _STEPS: dict[
     int, tuple[int, bool, str]
 ] = {}  # from state and byte: to which state, whether text may end there, letters

@@ -6,6 +6,7 @@ Frames wait in ``out`` until whoever was woken writes them. Bodies wait in their
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tproxy.core.http.head import Head, Reply
 from tproxy.gateway.http import h2_frames as f
@@ -15,9 +16,9 @@ from tproxy.gateway.http.h2_limits import Budget, Limits
 from tproxy.gateway.http.h2_stream import NOBODY, H2Stream
 from tproxy.gateway.http.stream import Broken, Reset
 
-REMEMBERED = 1000  # streams that we have reset, for which frames may still be under way
-_KINDS = {Code.ENHANCE_YOUR_CALM: Broken.OVERLOAD, Code.SETTINGS_TIMEOUT: Broken.TIMEOUT}
-PER_DATA = 10  # frames that carry nothing and may be answers to a frame of DATA
+REMEMBERED: Final = 1000  # streams that we have reset, for which frames may still be under way
+_KINDS: Final = {Code.ENHANCE_YOUR_CALM: Broken.OVERLOAD, Code.SETTINGS_TIMEOUT: Broken.TIMEOUT}
+PER_DATA: Final = 10  # frames that carry nothing and may be answers to a frame of DATA
 
 
 class Sending:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Final, Protocol
 
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.gateway.http.stream import Reset, Sink
@@ -41,7 +41,7 @@ class Nobody:
     def congested(self, on: bool) -> None: ...
 
 
-NOBODY = Nobody()
+NOBODY: Final = Nobody()
 
 
 class H2Stream:

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -18,8 +19,8 @@ from tproxy.gateway.http.engine import Done
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.proxy.trace import Trace
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-BATCH = 0.05  # seconds that lines wait for others
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH: Final = 0.05  # seconds that lines wait for others
 
 
 def _stdout(text: str) -> None:
@@ -112,7 +113,7 @@ def _access(done: Done, seconds: float) -> Access:
         done.status,
         done.flags,
         details=done.details,
-        failure=done.why if done.flags in ("UF", "UC", "UR", "UPE") else "",
+        failure=done.why if done.flags in ("UF", "UC", "UR", "UPE", "UO") else "",
         received=done.received_bytes,
         sent=done.sent_bytes,
         duration=int(seconds * 1000),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TypeAlias
 
+from tproxy.core.address import Endpoint
 from tproxy.core.http.head import Head, Headers, Reply
 from tproxy.core.routes import Backend
 from tproxy.gateway.http.engine import Engine
@@ -17,9 +19,20 @@ Mirrors: TypeAlias = tuple[tuple[Backend, Head], ...]
 def shadows(engine: Engine, mirrors: Mirrors, end: bool) -> tuple[Shadow, ...]:
     """One for each mirror that somebody stands behind."""
     return tuple(
-        Shadow(head, end, engine.pool(backend, random.choice(backend.endpoints), head.authority), engine.limits.buffer)
+        Shadow(
+            head, end, engine.pool(backend, random.choice(_left(engine, backend)), head.authority), engine.limits.buffer
+        )
         for backend, head in mirrors
         if backend.endpoints
+    )
+
+
+def _left(engine: Engine, backend: Backend) -> Sequence[Endpoint]:
+    """Those that are not left out for failing; all, where all are."""
+    return (
+        backend.endpoints
+        if backend.care is None
+        else engine.guards.of(backend).left(backend.endpoints) or backend.endpoints
     )
 
 

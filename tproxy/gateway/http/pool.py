@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from tproxy.core.reason import Deny, Reason
 from tproxy.gateway.http.limits import Limits
@@ -31,7 +31,7 @@ class Waiter(Protocol):
 
 
 Dial = Callable[["Pool"], Awaitable[Client | Deny]]
-_BROKEN = {Reason.CONNECT_TIMEOUT: Broken.TIMEOUT}
+_BROKEN: Final = {Reason.CONNECT_TIMEOUT: Broken.TIMEOUT}
 
 
 class Pool:
@@ -64,13 +64,21 @@ class Pool:
             del free[client]
             if room:
                 return client
-        if len(self._waiting) >= self.limits.waiting:
-            waiter.failed(Reset(Broken.OVERLOAD, f"{self.limits.waiting} requests wait for {self.name}"))
+        if full := self._full():
+            waiter.failed(Reset(Broken.OVERLOAD, full))
             return None
         self._waiting.append(waiter)
-        if self.open < self.limits.connections and self._each * len(self._dialling) < len(self._waiting):
+        if self._may_open() and self._each * len(self._dialling) < len(self._waiting):
             self._start()
         return None
+
+    def _full(self) -> str:
+        """Why nobody else may wait, or nothing."""
+        most = self.limits.waiting
+        return f"{most} requests wait for {self.name}" if len(self._waiting) >= most else ""
+
+    def _may_open(self) -> bool:
+        return self.open < self.limits.connections
 
     def leave(self, waiter: Waiter) -> None:
         """It does not want one any more."""
@@ -106,7 +114,7 @@ class Pool:
 
     def _more(self) -> None:
         """Another connection, where more wait than will be served by those under way."""
-        if self._each * len(self._dialling) < len(self._waiting) and self.open < self.limits.connections:
+        if self._each * len(self._dialling) < len(self._waiting) and self._may_open():
             self._start()
 
     def close(self) -> None:

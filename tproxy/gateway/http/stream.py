@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from tproxy.core.http.head import Head, Headers, Reply
 
@@ -95,7 +95,7 @@ class Nobody:
         """Nothing."""
 
 
-NOBODY = Nobody()
+NOBODY: Final = Nobody()
 
 Accept: TypeAlias = Callable[[Stream, Head, bool], Sink]
 """What a server's codec calls for each request: its stream, its head, and whether that is all of it."""

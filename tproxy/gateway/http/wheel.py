@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Final
 
-TICK = 0.05  # seconds
-FAR = 160  # ticks after which a timer is looked at again, however late it is
+TICK: Final = 0.05  # seconds
+FAR: Final = 160  # ticks after which a timer is looked at again, however late it is
 
 
 def _nothing() -> None:

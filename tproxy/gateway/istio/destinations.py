@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tproxy.core.balance.limits import NO_CARE, Care
+from tproxy.core.balance.outlier import Outlier
 from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import is_address, parse_hostname
 from tproxy.core.routes import Backend, BackendTls, ProxyProtocol
 from tproxy.gateway.findings import Findings, ignore, refuse
 from tproxy.gateway.istio.balancers import DEFAULT, Balancer, balancer
+from tproxy.gateway.istio.limits import NO_POOL, Connections, connection_pool, outlier_detection
 from tproxy.gateway.istio.tls import client_tls
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import full_host
@@ -29,6 +32,14 @@ class Settings:
 
     tls: BackendTls | None = None
     balancer: Balancer = DEFAULT
+    pool: Connections = NO_POOL
+    outlier: Outlier | None = None
+
+    @property
+    def care(self) -> Care | None:
+        """What is to be bounded and watched."""
+        found = Care(self.pool.caps, self.outlier)
+        return None if found == NO_CARE else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,8 @@ class Policy:
             proxy=self.proxy,
             balance=found.balancer.simple,
             affinity=found.balancer.affinity(backend.endpoints, weights),
+            http2=backend.http2 or found.pool.http2,
+            care=found.care,
         )
 
 
@@ -151,11 +164,14 @@ class _Traffic:
     def _given(self, traffic: Fields) -> dict[str, Any]:
         """Fields of ``Settings`` that are given here."""
         given: dict[str, Any] = {}
-        ignore(self.thing, traffic, ("connectionPool", "outlierDetection"), self.findings)
         if traffic.raw("tls") is not None:
             given["tls"] = client_tls(self.thing, traffic.inner("tls"), self.host, self.findings, self.vault)
         if traffic.raw("loadBalancer") is not None:
             given["balancer"] = balancer(self.thing, traffic.inner("loadBalancer"), self.findings)
+        if traffic.raw("connectionPool") is not None:
+            given["pool"] = connection_pool(self.thing, traffic.inner("connectionPool"), self.findings)
+        if traffic.raw("outlierDetection") is not None:
+            given["outlier"] = outlier_detection(self.thing, traffic.inner("outlierDetection"), self.findings)
         return given
 
 

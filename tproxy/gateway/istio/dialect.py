@@ -23,7 +23,7 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
-from tproxy.gateway.findings import Findings, by_kind
+from tproxy.gateway.findings import Findings, Hints, by_kind
 from tproxy.gateway.istio.auto import Auto
 from tproxy.gateway.istio.delegates import resolved
 from tproxy.gateway.istio.destinations import policies
@@ -104,8 +104,19 @@ def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Fi
             if name in bound:
                 bound[name].append(made)
             elif name != "mesh":
-                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101)")
+                findings.warn(
+                    made.thing,
+                    "spec.gateways",
+                    f"there is no Gateway {name} (IST0101){_meant(name, bound, findings.hints)}",
+                )
     return bound
+
+
+def _meant(name: str, bound: Bound, hints: Hints) -> str:
+    """One of this name in another namespace, or one with nearly this name."""
+    bare = name.rpartition("/")[2]
+    same = [other for other in bound if other.rpartition("/")[2] == bare]
+    return hints.near(name, same, 0) or hints.near(name, bound, 0.6)
 
 
 def _merge(there: list[Server], server: Server, findings: Findings) -> None:
@@ -144,8 +155,12 @@ def _chains(found: list[Server], bound: Bound, auto: Auto, findings: Findings) -
     tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
+            chain = _ended(server, bound, tables)
+            if isinstance(chain, Closed):
+                why = f"{chain.why} and its hosts; tls routes are for PASSTHROUGH"
+                findings.warn(server.gateway, server.path, why)
             for _, host in server.hosts:
-                chains.setdefault(host, _ended(server, bound, tables))
+                chains.setdefault(host, chain)
             continue
         if server.auto:
             for name, passed in auto.chains(server):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tproxy.core.address import parse_address
-from tproxy.core.fields import Fields, parse_port
+from tproxy.core.fields import Fields, parse_port, text_of
 from tproxy.core.hostnames import parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route
@@ -100,7 +100,7 @@ def _server(thing: Object, entry: Fields, acme: Route | None, findings: Findings
     refuse(entry, ("defaultEndpoint",))
     entry.text("name")  # of metrics only
     family = _FAMILIES[protocol]
-    bind = str(entry.parsed("bind", parse_address, None)) if entry.raw("bind") is not None else ""
+    bind = str(entry.parsed("bind", text_of(parse_address), None)) if entry.raw("bind") is not None else ""
     tls = _tls(thing, entry, family, findings, vault)
     redirects = family is Family.HTTP and entry.inner("tls").flag("httpsRedirect", False)
     auto = family is Family.TLS and entry.inner("tls").text("mode") == "AUTO_PASSTHROUGH"

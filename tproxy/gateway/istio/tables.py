@@ -41,18 +41,28 @@ Bound = Mapping[str, Virtuals]  # by Gateway, namespace/name
 def requests(found: list[Server], bound: Bound, name: str = "", owners: HostTable[str] | None = None) -> HttpTable:
     """Hosts that servers and VirtualServices both mean; rules of several for one host stand one after the other."""
     hosts: dict[str, list[Entry]] = {}
+    redirected: dict[str, list[Entry]] = {}
     for server in found:
         if server.redirects:
-            for _, host in server.hosts:
-                hosts.setdefault(host, [Entry(Match(), _to_https(server))])
-            continue
-        for made, entries in _bound_to(server, bound):
-            for where, host in server.hosts:
-                for own in made.hosts if where in ("*", made.thing.namespace) else ():
-                    if (both := intersection(host, own)) is not None:
-                        hosts.setdefault(both, []).extend(entries)
+            always = [Entry(Match(), _to_https(server))]
+            redirected |= dict.fromkeys((host for _, host in server.hosts), always)
+        for host, entries in _shared(server, bound):
+            if server.redirects:
+                redirected[host] = always
+            else:
+                hosts.setdefault(host, []).extend(entries)
+    hosts |= redirected  # whoever else serves them, too
     made_of = HostTable((host, istio_order(entries)) for host, entries in hosts.items())
     return HttpTable(made_of, server=name, owners=owners)
+
+
+def _shared(server: Server, bound: Bound) -> Iterator[tuple[str, list[Entry]]]:
+    """Hosts that a server and the VirtualServices of its Gateway both mean, with their rules for it."""
+    for made, entries in _bound_to(server, bound):
+        for where, host in server.hosts:
+            for own in made.hosts if where in ("*", made.thing.namespace) else ():
+                if (both := intersection(host, own)) is not None:
+                    yield both, entries
 
 
 def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]:

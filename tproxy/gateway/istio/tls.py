@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tproxy.core.fields import Fields
 from tproxy.core.routes import BackendTls, ClientCheck, ServerTls, TlsMode
-from tproxy.gateway.findings import Findings, ignore
+from tproxy.gateway.findings import Findings, ignore, then
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Material, Vault
 
@@ -32,12 +32,18 @@ CIPHERS = frozenset(
     )
 )
 _CHECKS = ("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash")
+_ALL = (
+    *("mode", "httpsRedirect", "serverCertificate", "privateKey", "caCertificates", "caCrl", "tlsCertificates"),
+    *("credentialName", "credentialNames", "caCertCredentialName", "ecdhCurves", "cipherSuites"),
+    *("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash", "minProtocolVersion", "maxProtocolVersion"),
+)
 _FILES = ("serverCertificate", "privateKey", "caCertificates", "caCrl")
 
 
 def server_tls(thing: Object, tls: Fields, findings: Findings, vault: Vault) -> ServerTls:
     """How a server of a Gateway ends TLS, or that it does not."""
     mode = tls.choice("mode", "PASSTHROUGH", _MODES)
+    _spelt(tls)
     secrets = tls.items("credentialNames", str) or tuple(filter(None, (tls.text("credentialName"),)))
     ignore(thing, tls, ("ecdhCurves",), findings)
     reader = _Server(thing, tls, findings, vault)
@@ -75,13 +81,10 @@ class _Server:
 
     def secret(self, name: str) -> str:
         """Its full name; without it handshakes are refused, and all else is served."""
-        full, where = self._vault.credential(name, self._thing.namespace), self._vault.namespace
-        why = (
-            f"Secret {name} does not exist in namespace {where} (IST0101)" if full is None else self._vault.fault(full)
-        )
-        if why:
-            self._warn("credentialName", f"{why}; TLS handshakes for it are refused")
-        return full or f"{where}/{name}"
+        full, own = self._vault.credential(name, self._thing.namespace), self._thing.namespace
+        if why := self._vault.missing(name, own) if full is None else self._vault.fault(full):
+            self._warn("credentialName", then(why, "TLS handshakes for it are refused"))
+        return full or f"{self._vault.namespace}/{name}"
 
     def of_mesh(self) -> ServerTls:
         """Our own SVID; versions, suites and CRLs are those of the mesh's configuration, but for the least version."""
@@ -158,6 +161,13 @@ class _Server:
         return tuple(dict.fromkeys(name for name in asked if name in CIPHERS))
 
 
+def _spelt(tls: Fields) -> None:
+    """ConfigError for a field that nobody has; it is told before what its absence means."""
+    twin = Fields(tls.data, tls.where, tls.path, tls.lines)
+    twin.known.update(_ALL)
+    twin.finish()
+
+
 def _credentials(tls: Fields, mode: str, secrets: tuple[str, ...]) -> None:
     """What each mode needs and must not have."""
     files, several = tls.raw("serverCertificate") is not None, tls.raw("tlsCertificates")
@@ -223,7 +233,7 @@ def client_tls(thing: Object, tls: Fields, host: str, findings: Findings, vault:
         raise tls.error("mode", "client certificate and private key required for mutual tls", mode)
     secret, ca, crl, fault = _client_credentials(thing, mode, credential, paths, vault)
     if fault:
-        findings.warn(thing, tls.path, f"{fault}; connections to {host} are refused")
+        findings.warn(thing, tls.path, then(fault, f"connections to {host} are refused"))
     return BackendTls(mode, sni, names, (ca,) if ca else (), crl, secret, insecure=insecure, fault=fault)
 
 
@@ -241,7 +251,7 @@ def _client_credentials(
         return (own if mode == "MUTUAL" else ""), ca, ca if paths[3] else "", "; ".join(faults)
     full = vault.credential(credential, thing.namespace)
     if full is None:
-        return "", "", "", f"Secret {credential} does not exist in namespace {vault.namespace} (IST0101)"
+        return "", "", "", vault.missing(credential, thing.namespace)
     fault = vault.fault(full) if mode == "MUTUAL" else ""
     beside = vault.credential(f"{credential}-cacert", thing.namespace)
     cas = [name for name in (beside, full) if name is not None and not vault.ca_fault(name)]

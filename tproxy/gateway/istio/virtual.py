@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tproxy.core.balance.outlier import none_can
 from tproxy.core.fields import Fields, parse_port
 from tproxy.core.hostnames import covers, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
-from tproxy.gateway.findings import Findings, ignore, refuse
+from tproxy.gateway.findings import Findings, ignore, refuse, then
 from tproxy.gateway.istio import http as istio_http
 from tproxy.gateway.istio.destinations import Policies, parse_host, policy_of
 from tproxy.gateway.istio.http import HttpRule
@@ -139,14 +140,25 @@ class _Reader:
         elif policy.fault:
             endpoints, fault = (), policy.fault
         if fault:
-            self._findings.warn(self._thing, target.name("host"), f"{host}: {fault}; connections to it are refused")
+            self._findings.warn(
+                self._thing, target.name("host"), then(f"{host}: {fault}", "connections to it are refused")
+            )
         number_of = port or self._registry.only_port(host)
         name = "|".join(("outbound", str(number_of or ""), subset, host))  # Envoy's name for it, which people grep
         http2 = self._registry.http2(host, port)
         backend = Backend(name, endpoints, weight, fault="" if fault == NOT_READY else fault, http2=http2)
         if policy is None:
             return backend
-        return policy.applied(backend, host, number_of, self._registry.weights(host, port, labels))
+        made = policy.applied(backend, host, number_of, self._registry.weights(host, port, labels))
+        self._watch(made, target)
+        return made
+
+    def _watch(self, backend: Backend, target: Fields) -> None:
+        """A percentage that is less than one endpoint is hardly meant."""
+        outlier, count = backend.care.outlier if backend.care else None, len(backend.endpoints)
+        if outlier is not None and count > 1 and (least := none_can(outlier, count)):
+            why = f"maxEjectionPercent {outlier.most} of {count} endpoints is less than one: none is ever left out"
+            self._findings.warn(self._thing, target.name("host"), f"{backend.name}: {why}; {least} would do")
 
 
 def _gateway(text: str, namespace: str) -> str:
