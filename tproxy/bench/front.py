@@ -60,8 +60,12 @@ class Fronts:
 
     def __enter__(self) -> Fronts:
         self._certificate()
-        plain, tls = self._backends()
-        self.made = [self._ours(plain, tls), self._envoy(plain, tls)]
+        try:
+            plain, tls = self._backends()
+            self.made = [self._ours(plain, tls), self._envoy(plain, tls)]
+        except BaseException:  # what runs already ends with the one that did not begin
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

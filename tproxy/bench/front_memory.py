@@ -29,20 +29,20 @@ def crowded(fronts: Fronts, ended: int, passed: int) -> Weights:
     """With so many connections whose TLS it ends, and so many that it passes through; each has asked once."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     found: Weights = {}
     for front in fronts.made:
         with contextlib.ExitStack() as stack:
             for port, count in ((front.https, ended), (front.passthrough, passed)):
                 for _ in range(count):
-                    stack.enter_context(_asked(port))
+                    stack.enter_context(_asked(port, context))
             found[front.name] = weights(fronts)[front.name]
     return found
 
 
-def _asked(port: int) -> ssl.SSLSocket:
+def _asked(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A connection that stays after its first answer."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 10), server_hostname=NAME)
     sock.sendall(REQUEST)
     answer = b""

@@ -2,7 +2,7 @@
 
 uvloop and asyncio import Python's ``ssl``, which loads a second OpenSSL beside the one that makes our TLS; ``hashlib``
 does, too, and has its own functions without it. prometheus_client imports servers and clients of HTTP for ways of
-serving that we do not take. Together that is 9 MiB of 50 in a gateway (``/proc/PID/smaps_rollup``, Rss).
+serving that we do not take. Together that is 5 MiB of 50 in a gateway (``/proc/PID/smaps_rollup``, Rss).
 """
 
 from __future__ import annotations
