@@ -33,7 +33,7 @@ RULES = [
         "mirrors": [{"destination": {"host": "web"}, "percentage": {"value": 5}}],
     },
     {
-        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%"}}}}, IDLE],
+        "route": [{**WEB, "weight": 3, "headers": {"request": {"set": {"a": "1%%", "b": "%REQ(x?y):3%"}}}}, IDLE],
         "headers": {"response": {"add": {"b": "2"}, "remove": ["c"]}},
         "rewrite": {"uriRegexRewrite": {"match": "^/a(.*)$", "rewrite": r"/b\1"}, "authority": "c.example"},
         "retries": {"attempts": 3, "perTryTimeout": "2s", "retryOn": "5xx,409"},

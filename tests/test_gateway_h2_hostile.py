@@ -226,6 +226,65 @@ async def test_a_slow_reader_is_congested_then_reset_and_holds_no_memory() -> No
     assert sink.resets[0].why == "the peer took nothing for 0.2 s"
 
 
+async def _later(client: Raw, seconds: float) -> list[tuple[int, int, int, bytes]]:
+    """What comes when so much time has passed and was looked at."""
+    await asyncio.sleep(seconds)
+    client.server._tick()
+    client.server.flush()
+    return frames(client.transport.take())
+
+
+@pytest.mark.parametrize("what", ["trickles", "quick", "grpc", "held", "answered"])
+@in_loop
+async def test_a_body_that_trickles_is_408_but_for_streams_of_grpc_and_what_we_hold(what: str) -> None:
+    """Slow POST."""
+    client = Raw(Limits(upload=0.1, rate=100))
+    client.greet()
+    kind = [("content-type", "application/grpc")] if what == "grpc" else []
+    client.say(client.get(1, {"held": "/held", "answered": "/early"}.get(what, "/"), False, *kind))
+    await asyncio.sleep(0)
+    client.say(frame(f.DATA, 0, 1, b"x" * (20 if what == "quick" else 1)))
+    seen = await _later(client, 0.12)
+    refused = what == "trickles"
+    assert [payload for kind, _, _, payload in seen if kind == f.RST_STREAM] == [bytes(4)] * refused  # NO_ERROR
+    told = [reset.kind for reset in client.site.sinks[0].resets]
+    assert told == {"trickles": [Broken.TIMEOUT], "answered": [Broken.CLOSED]}.get(what, [])
+    assert any("1 bytes in 0.1 s" in why for why in client.site.refused) is refused
+    assert ended(seen) is None
+    if what == "quick":
+        client.say(frame(f.DATA, 0, 1, b"x"))
+        assert reset(await _later(client, 0.12)) == {1: Code.NO_ERROR}  # it was quick before
+
+
+@in_loop
+async def test_a_silent_client_with_a_stream_is_asked_whether_it_is_there_and_given_up_if_not() -> None:
+    client = Raw(Limits(ping=0.1, pong=0.1))
+    client.greet()
+    client.say(client.get(1, "/", False))
+    await asyncio.sleep(0)
+    assert not any(kind == f.PING for kind, *_ in await _later(client, 0))
+    asked = [frame_ for frame_ in await _later(client, 0.12) if frame_[0] == f.PING]
+    assert len(asked) == 1
+    client.say(f.ping(asked[0][3], ack=True))
+    assert not await _later(client, 0.05)
+    assert [kind for kind, *_ in await _later(client, 0.12)] == [f.PING]
+    await _later(client, 0.12)
+    assert client.transport.aborted
+    assert client.site.sinks[0].resets[0] == Reset(Broken.RESET, "the peer answered no PING within 0.1 s")
+
+
+@in_loop
+async def test_nobody_without_a_stream_is_asked_and_nobody_at_all_if_so_configured() -> None:
+    for limits, begin in ((Limits(ping=0.05, pong=0.05), False), (Limits(ping=0, pong=0.05), True)):
+        client = Raw(limits)
+        client.greet()
+        if begin:
+            client.say(client.get(1, "/", False))
+        for _ in range(3):
+            assert not any(kind == f.PING for kind, *_ in await _later(client, 0.06))
+        assert not client.transport.aborted
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [

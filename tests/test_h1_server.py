@@ -391,7 +391,7 @@ def test_a_silent_connection_is_closed_and_one_that_waits_for_its_answer_is_not(
     loop.run_until_complete(run())
 
 
-def test_a_body_that_stalls_resets_the_exchange(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_body_that_stalls_is_408_and_resets_the_exchange(loop: asyncio.AbstractEventLoop) -> None:
     async def run() -> Server:
         server = await Server(limits=Limits(stall=0.1)).feed([POST + b"Content-Length: 3\r\n\r\na"])
         await asyncio.sleep(0.4)
@@ -401,7 +401,44 @@ def test_a_body_that_stalls_resets_the_exchange(loop: asyncio.AbstractEventLoop)
     broken = found.requests[0].broken
     assert broken is not None
     assert broken.kind is Broken.TIMEOUT
-    assert found.wire.closed
+    assert found.wire.sent.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert [refusal.status for refusal in found.refused] == [408]
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
+@pytest.mark.parametrize("rate", [0, 100, 1000])
+def test_a_body_that_trickles_is_408_when_too_little_of_it_has_come(
+    loop: asyncio.AbstractEventLoop, framing: bytes, rate: int
+) -> None:
+    """Slow POST: no byte that comes moves this deadline. A client of 200 to 500 bytes a second is served."""
+
+    async def run() -> Server:
+        server = await Server(limits=Limits(stall=0.2, rate=rate), then=lambda _: None).feed([POST + framing])
+        piece = b"1\r\nx\r\n" if b"chunked" in framing else b"x"
+        for _ in range(100):
+            if server.refused:
+                break
+            server.conn.data_received(piece * (1 if b"chunked" in framing else 3))
+            await asyncio.sleep(0.01)
+        return server
+
+    found = loop.run_until_complete(run())
+    assert [refusal.status for refusal in found.refused] == ([408] if rate == 1000 else [])
+    broken = found.requests[0].broken
+    assert (broken is not None and broken.kind is Broken.TIMEOUT) is (rate == 1000)
+
+
+def test_a_body_that_we_hold_does_not_trickle(loop: asyncio.AbstractEventLoop) -> None:
+    async def run() -> Server:
+        server = Server(limits=Limits(stall=0.2, rate=1000), then=lambda _: None)
+        await server.feed([POST + b"Content-Length: 1000\r\n\r\na"])
+        server.requests[0].stream.hold(True)
+        await asyncio.sleep(0.15)
+        server.requests[0].stream.hold(False)
+        await asyncio.sleep(0.1)
+        return await server.feed([b"b"])
+
+    assert not loop.run_until_complete(run()).refused
 
 
 # the oracle

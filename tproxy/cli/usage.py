@@ -80,6 +80,11 @@ def count(text: str) -> int:
     return _whole(text, 1, 1_000_000_000)
 
 
+def count_or_none(text: str) -> int:
+    """The same, or 0."""
+    return _whole(text, 0, 1_000_000_000)
+
+
 def port(text: str) -> int:
     """Of TCP."""
     return _whole(text, 1, 65_535)

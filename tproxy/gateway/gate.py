@@ -80,7 +80,15 @@ class Gate:
     _claims: dict[Bind, Claim] = field(default_factory=dict)  # of ports that workers share
 
     def __post_init__(self) -> None:
-        self.web = web(Limits(connect=self.settings.connect), lambda: self.means)
+        own = self.settings
+        limits = Limits(
+            connect=own.connect,
+            stall=own.stall,
+            rate=own.body_rate,
+            ping_clients=own.ping_clients,
+            ping_backends=own.ping_backends,
+        )
+        self.web = web(limits, lambda: self.means)
 
     @property
     def means(self) -> Means:

@@ -20,16 +20,14 @@ from tproxy.gateway.http.begin import accept
 from tproxy.gateway.http.either import Either
 from tproxy.gateway.http.h1_head import Refusal
 from tproxy.gateway.http.h1_server import H1Server
-from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.h2_server import H2Server
-from tproxy.gateway.http.stream import Reset, Sink, Stream
+from tproxy.gateway.http.stream import Broken, Reset, Sink, Stream
 from tproxy.gateway.tls import Told, secure
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.legs import PlainLeg, TruncatedError
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.trace import Trace
 
-H2_LIMITS = H2Limits()
 NO_TABLE = HttpTable(HostTable(()))
 Codec: TypeAlias = "Either | H2Server"
 
@@ -112,7 +110,7 @@ class _Served:
         return H1Server(self._accept, self.caller.scheme, wheel, limits, self._refused, self._gone)
 
     def _two(self) -> H2Server:
-        return H2Server(self._accept, self.caller.scheme, H2_LIMITS, self._refused_stream, self._gone)
+        return H2Server(self._accept, self.caller.scheme, self.web.h2, self._refused_stream, self._gone)
 
     def _accept(self, stream: Stream, head: Head, end: bool) -> Sink:
         """A request; its table is that of this moment."""
@@ -122,7 +120,7 @@ class _Served:
         self.web.journal.refused(refusal, self.trace)
 
     def _refused_stream(self, reset: Reset) -> None:
-        self.web.journal.refused(Refusal(400, reset.why), self.trace)
+        self.web.journal.refused(Refusal(408 if reset.kind is Broken.TIMEOUT else 400, reset.why), self.trace)
 
     def _gone(self, error: Exception | None) -> None:
         if not self._ended.done():
@@ -143,4 +141,5 @@ class _Served:
             del self.made  # each holds the other: its memory goes now, and not with a collection
         left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
         outcome = Outcome.CLOSED if left else Outcome.RESET
-        return self.trace.moved(Moved(conn.received, conn.sent, outcome, "source"))
+        why = error if isinstance(error, TimeoutError) else None
+        return self.trace.moved(Moved(conn.received, conn.sent, outcome, "source", why))

@@ -101,7 +101,7 @@ class Backends:
         made: H1Client | H2Client
         caps = NO_CAPS if backend.care is None else backend.care.caps
         if backend.http2:
-            made = H2Client(_streams(caps.streams), pool.freed, pool.closed, caps.each)
+            made = H2Client(_streams(caps.streams, self.limits), pool.freed, pool.closed, caps.each)
         else:
             made = H1Client(self.limits.congested, pool.freed, pool.closed, caps.each)
         if backend.tls is not None:
@@ -118,5 +118,6 @@ class Backends:
         return made
 
 
-def _streams(most: int) -> H2Limits:
-    return replace(H2_LIMITS, streams=min(most, H2_LIMITS.streams)) if most else H2_LIMITS
+def _streams(most: int, limits: Limits) -> H2Limits:
+    streams = min(most or H2_LIMITS.streams, H2_LIMITS.streams)
+    return replace(H2_LIMITS, streams=streams, ping=limits.ping_backends)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from http.client import responses
 from typing import Final, cast
 
-from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
+from tproxy.gateway.http.h1_answer import HOLD, PHRASES, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, request_head
+from tproxy.gateway.http.h1_out import Outgoing
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.stream import NOBODY, Accept, Broken, Reset
 from tproxy.gateway.http.wheel import Timer, Wheel
 
 _PIPELINED: Final = 2  # why reading is paused: the next request came too early
-_SMALL: Final = 16 * 1024  # bytes that are worth copying to save a packet
 _LINGERED: Final = 256 * 1024  # bytes that are thrown away after our last words
 
 
-class H1Server(asyncio.Protocol):
+class H1Server(Outgoing):
     """``ended`` is called once, when the connection is gone; ``refused`` with what was no request."""
 
     def __init__(
@@ -34,16 +33,14 @@ class H1Server(asyncio.Protocol):
         refused: Callable[[Refusal], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
+        super().__init__()
         self.accept, self.scheme, self.wheel, self.limits = accept, scheme, wheel, limits
         self.refused, self.ended = refused, ended
-        self.transport: asyncio.Transport
-        self.sent = self.received = 0
+        self.received = 0
         self.draining = False
         self.stream: ServerStream | None = None
         self.timer = Timer(self._expired)
         self._buffer, self._scanned, self._blanks = b"", 0, 0
-        self._out: list[bytes] = []  # one packet
-        self._loop = asyncio.get_running_loop()
         self._body: Body | None = None  # of the request being read
         self._known = b""  # the last head, and what it means
         self._request: Request
@@ -51,6 +48,7 @@ class H1Server(asyncio.Protocol):
         self.over: str = ""  # why nothing more is read
         self._thrown = 0
         self._congested = False
+        self._since, self._mark = 0.0, 0  # of a body: since when it is watched, and what had been received by then
 
     # -- what the transport says ------------------------------------------------------------------------------------
 
@@ -156,6 +154,7 @@ class H1Server(asyncio.Protocol):
         stream = self.stream = ServerStream(self, head.method, request.keep)
         if request.length:
             self._body = Chunked() if request.length < 0 else Length(request.length)
+            self._since, self._mark = self.wheel.now, self.received
         stream.upgrading = bool(head.upgrade)
         stream.read_end = not request.length and not stream.upgrading
         self._watch()
@@ -180,6 +179,8 @@ class H1Server(asyncio.Protocol):
             return
         if done:
             self._body = None
+        elif self.wheel.now - self._since >= self.limits.stall and self._trickles(stream):
+            return
         self._watch()
         for piece in pieces:
             stream.sink.data(piece)
@@ -188,11 +189,29 @@ class H1Server(asyncio.Protocol):
             stream.sink.end(body.trailers)
             self.finished(stream)
 
+    def _trickles(self, stream: ServerStream) -> bool:
+        """Whether too little of a body has come for too long; an answer that has begun is worth more than its end."""
+        limits, got = self.limits, self.received - self._mark
+        if got >= limits.rate * limits.stall or stream.begun:
+            self._since, self._mark = self.wheel.now, self.received
+            return False
+        why = f"a body of {got} bytes in {limits.stall:g} s; {limits.rate} bytes a second are the least"
+        self._late(stream, why)
+        return True
+
+    def _late(self, stream: ServerStream, why: str) -> None:
+        self.stream = None
+        stream.sink.reset(Reset(Broken.TIMEOUT, why))
+        self._refuse(Refusal(408, why))
+
     def pause(self, why: int, on: bool) -> None:
         before, self._paused = self._paused, self._paused | why if on else self._paused & ~why
         if not before and self._paused:
             self.transport.pause_reading()
         elif before and not self._paused and not self.transport.is_closing():
+            self._since, self._mark = self.wheel.now, self.received  # it was we who did not read
+            if self._body is not None:
+                self._watch()
             self.transport.resume_reading()
 
     # -- the end of a request, and of the connection ------------------------------------------------------------------
@@ -224,7 +243,7 @@ class H1Server(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Say so, and read no further: where the next request begins is not known."""
-        text = responses.get(refusal.status, "").encode()
+        text = PHRASES.get(refusal.status, "").encode()
         lines = b"content-length: %d\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n" % len(text)
         self.write(STATUS[refusal.status].encode() + lines + text)
         self.refused(refusal)
@@ -266,8 +285,11 @@ class H1Server(asyncio.Protocol):
 
     def _expired(self) -> None:
         stream, self.stream = self.stream, None
-        if stream is not None:
-            stream.sink.reset(Reset(Broken.TIMEOUT, "the client stalled"))
+        if stream is not None and self._body is not None and not (stream.begun or self._congested or self._paused):
+            self._late(stream, f"nothing of a body came in {self.limits.stall:g} s")
+        elif stream is not None:
+            who = "the backend takes nothing of the body" if self._paused else "the client stalled"
+            stream.sink.reset(Reset(Broken.TIMEOUT, who))
             self.transport.abort()
         elif self.over:
             self.transport.abort()
@@ -275,26 +297,3 @@ class H1Server(asyncio.Protocol):
             self._refuse(Refusal(408, "the head did not come in time"))
         else:
             self._close("")
-
-    def write(self, data: bytes) -> None:
-        """Send, behind what waits."""
-        self.sent += len(data)
-        if self._out:
-            self._out.append(data)
-            if len(data) > _SMALL:
-                self.flush()
-        else:
-            self.transport.write(data)
-
-    def write_later(self, data: bytes) -> None:
-        """Send with what follows in this turn of the loop: a head and its body are one packet."""
-        self.sent += len(data)
-        if not self._out:
-            self._loop.call_soon(self.flush)
-        self._out.append(data)
-
-    def flush(self) -> None:
-        """What waits goes now."""
-        if self._out:
-            self.transport.write(b"".join(self._out))
-            self._out.clear()

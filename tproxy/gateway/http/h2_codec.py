@@ -15,6 +15,7 @@ from tproxy.gateway.http.stream import Broken, Reset
 TURN: Final = 262_144  # bytes of bodies written in one turn; then others have theirs
 BLOCKS, BLOCK = 64, 512  # header blocks whose meaning is kept, and the longest of them in bytes
 STEP: Final = 5.0  # seconds between looks at a connection that has streams; limits are kept to within it
+ALIVE: Final = b"tproxy??"  # in our PINGs
 
 
 class Codec(Connection, asyncio.Protocol):
@@ -31,6 +32,11 @@ class Codec(Connection, asyncio.Protocol):
         self._farewell = False  # the connection ends when its streams have
         self._timer: asyncio.TimerHandle | None = None
         self._asleep = False  # the timer is that of an idle connection
+        self._step = min(STEP, limits.hello, limits.ping / 4 or STEP, limits.upload)
+        self._heard = 0  # bytes, when we last looked,
+        self._quiet = self._made  # since when there are no more,
+        self._pinged = 0.0  # and when we asked why
+        self._gone = ""  # why we gave the peer up
 
     # asyncio.Protocol
 
@@ -38,7 +44,7 @@ class Codec(Connection, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
         self.hello()
         self.flush()
-        self._arm(min(STEP, self.limits.hello))
+        self._arm(self._step)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -118,7 +124,8 @@ class Codec(Connection, asyncio.Protocol):
     def look(self) -> None:
         """Something began that has a deadline."""
         if self._asleep:
-            self._arm(STEP)
+            self._quiet = self.clock()  # nobody had anything to say until now
+            self._arm(self._step)
 
     def _arm(self, seconds: float) -> None:
         if self._timer is not None:
@@ -142,6 +149,9 @@ class Codec(Connection, asyncio.Protocol):
         elif not self.streams and now - self._active >= limits.idle:
             self.out.append(f.goaway(self.last, Code.NO_ERROR, "idle"))
             self.close()
+        elif self.streams and self._is_gone(now):
+            self._abandon(f"the peer answered no PING within {min(limits.pong, limits.ping):g} s")
+            return
         for stream in [stream for stream in self.streams.values() if stream.waiting]:
             if not stream.since:
                 stream.since = now
@@ -151,5 +161,24 @@ class Codec(Connection, asyncio.Protocol):
                 stream.sink.reset(Reset(Broken.TIMEOUT, why))
         if not self.closing:
             idle = self.acknowledged and not self.streams and not self.partial
-            self._arm(max(STEP, limits.idle - (now - self._active)) if idle else min(STEP, limits.hello))
+            self._arm(max(STEP, limits.idle - (now - self._active)) if idle else self._step)
             self._asleep = idle
+
+    def _is_gone(self, now: float) -> bool:
+        """Whether a peer that has been silent was asked and did not answer; TCP sees only that nothing is lost."""
+        if self.received != self._heard:
+            self._heard, self._quiet, self._pinged = self.received, now, 0.0
+        elif self._pinged:
+            return now - self._pinged >= min(self.limits.pong, self.limits.ping)
+        elif 0 < self.limits.ping <= now - self._quiet:
+            self._pinged = now
+            self.out.append(f.ping(ALIVE))
+            self.wake()
+        return False
+
+    def _abandon(self, why: str) -> None:
+        """Nobody is there to be told."""
+        self.closing, self._gone = True, why
+        self.drop(Reset(Broken.RESET, why))
+        if self.transport is not None:
+            self.transport.abort()

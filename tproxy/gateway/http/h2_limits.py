@@ -29,6 +29,10 @@ class Limits:
     block: float = 10.0  # until a frame or a header block that has begun is complete
     stall: float = 60.0  # that a peer keeps a stream's bytes waiting
     idle: float = 3600.0  # without a stream
+    ping: float = 60.0  # that a peer with streams says nothing before it is asked whether it is there; 0: never
+    pong: float = 20.0  # for its answer; never longer than the silence
+    upload: float = 300.0  # in each of which a request's body must bring ``rate`` bytes a second, but for gRPC's:
+    rate: int = 4  # those are streams, and may be silent as long as they like; 0: all may
     farewell: float = 2.0  # until a connection that was ended is cut
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tproxy.core.http.head import Head, Headers, Reply
+from tproxy.core.http.local import is_grpc
 from tproxy.gateway.http import h2_frames as f
 from tproxy.gateway.http.h2_codec import BLOCK, BLOCKS, Codec
 from tproxy.gateway.http.h2_frames import PREFACE, Code, Fault
@@ -45,6 +46,7 @@ class H2Server(Codec):
         self._known: dict[bytes, Asked] = {}  # blocks that leave the table alone, as long as it stays
         self._accepted = f.STREAM_LIMIT  # the highest stream that is still taken, 6.8
         self._drained: bytes | None = None  # the PING between the two GOAWAY
+        self._uploads: dict[H2Stream, tuple[float, int]] = {}  # bodies: since when they are watched, and had how much
 
     def our_settings(self) -> list[tuple[int, int]]:
         return [(f.MAX_CONCURRENT_STREAMS, self.limits.streams), (f.ENABLE_CONNECT_PROTOCOL, 1)]
@@ -139,6 +141,8 @@ class H2Server(Codec):
         head = asked.fresh(self._scheme)
         if head.upgrade and not any(name == KEY for name, _ in head.headers):  # it is HTTP/1.1's; RFC 8441, 5
             head.headers.append((KEY, base64.b64encode(os.urandom(16)).decode()))
+        if not end and self.limits.rate and not head.upgrade and not is_grpc(head):
+            self._uploads[stream] = self.clock(), 0
         stream.sink = self._accept(stream, head, end)
         if stream.gone and stream.sent and not end:
             stream.sink.reset(EARLY)
@@ -167,6 +171,8 @@ class H2Server(Codec):
 
     def on_finished(self, stream: H2Stream) -> None:
         self._pending.pop(stream, None)
+        if self._uploads:
+            self._uploads.pop(stream, None)
         if stream.sent:
             self.resets.earn(1)
         super().on_finished(stream)
@@ -176,7 +182,7 @@ class H2Server(Codec):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._ended(exc)
+        self._ended(TimeoutError(self._gone) if self._gone else exc)
 
     def send_head(self, stream: H2Stream, head: Head | Reply, end: bool) -> None:
         assert isinstance(head, Reply)
@@ -195,6 +201,34 @@ class H2Server(Codec):
     def give_up(self, stream: H2Stream, reset: Reset) -> None:
         code = {Broken.UNPROCESSED: Code.REFUSED_STREAM, Broken.OVERLOAD: Code.ENHANCE_YOUR_CALM}
         self.reset_stream(stream, code.get(reset.kind, Code.INTERNAL_ERROR))
+
+    # Bodies that trickle
+
+    def _tick(self) -> None:
+        super()._tick()
+        if self._uploads and not self.closing:
+            now = self.clock()
+            for stream, (since, had) in list(self._uploads.items()):
+                self._watch(stream, now, since, had)
+
+    def _watch(self, stream: H2Stream, now: float, since: float, had: int) -> None:
+        """Whom we hold, or have answered, is not slow; whoever is, is told so (RFC 9110, 15.5.9)."""
+        limits = self.limits
+        if stream.ended or stream.had_head:
+            del self._uploads[stream]
+        elif stream.debt is not None:
+            self._uploads[stream] = now, stream.got
+        elif now - since >= limits.upload:
+            if stream.got - had >= limits.rate * limits.upload:
+                self._uploads[stream] = now, stream.got
+                return
+            why = (
+                f"a body of {stream.got - had} bytes in {limits.upload:g} s; {limits.rate} bytes a second are the least"
+            )
+            reset, sink, stream.sink = Reset(Broken.TIMEOUT, why), stream.sink, NOBODY
+            sink.reset(reset)
+            self._refused(reset)
+            self.block(stream, self.encoder.encode([(":status", "408"), ("content-length", "0")]), True)
 
     # Drain
 

@@ -12,6 +12,11 @@ class Limits:
     head: float = 10.0  # for a whole request head, from its first byte
     idle: float = 300.0  # between requests
     stall: float = 300.0  # without a byte of a body that is wanted, either way (Envoy's stream_idle_timeout)
+    rate: int = 4  # bytes a second that a request's body must bring in each ``stall`` seconds; 0: it may trickle
+    ping_clients: float = (
+        60.0  # of HTTP/2: silence with open streams after which a client is asked whether it is there,
+    )
+    ping_backends: float = 300.0  # and a backend: gRPC's servers take more than this for abuse; 0: never
     linger: float = 2.0  # for a client to read our last words before its connection goes
     connect: float = 10.0  # for a backend to accept
     upstream_idle: float = 60.0  # a connection to a backend that nobody uses

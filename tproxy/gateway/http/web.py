@@ -10,6 +10,7 @@ from typing import Protocol
 from tproxy.gateway.guards import Guards
 from tproxy.gateway.http.backends import Backends
 from tproxy.gateway.http.engine import Engine
+from tproxy.gateway.http.h2_limits import Limits as H2Limits
 from tproxy.gateway.http.journal import Journal
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.wheel import Wheel
@@ -31,6 +32,7 @@ class Web:
     backends: Backends
     engine: Engine
     journal: Journal
+    h2: H2Limits  # of clients
     open: set[Open] = field(default_factory=set)
     draining: bool = False
 
@@ -49,4 +51,5 @@ def web(limits: Limits, means: Callable[[], Means]) -> Web:
     backends = Backends(means, wheel, limits, guards)
     journal = Journal()
     engine = Engine(wheel, limits, backends.pool, loop.time, journal.done, lambda: journal.form, guards)
-    return Web(limits, backends, engine, journal)
+    h2 = H2Limits(ping=limits.ping_clients, upload=limits.stall, rate=limits.rate)
+    return Web(limits, backends, engine, journal, h2)
