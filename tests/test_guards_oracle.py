@@ -87,8 +87,8 @@ def at_once(port: int) -> Counter[Answer]:
     """Six, hardly one after the other, each of which takes long."""
 
     def late(number: int) -> Answer:
-        time.sleep(number * 0.1)
-        return ask(port, "/?delay=1500ms")
+        time.sleep(number * 0.2)
+        return ask(port, "/?delay=2500ms")
 
     with ThreadPoolExecutor(6) as threads:
         return Counter(threads.map(late, range(6)))
