@@ -86,12 +86,14 @@ $(VENV)/ready: pyproject.toml setup.py tproxy/proxy/_compiled.pyx
 	$(call install,$(PACKAGES))
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@echo "installing tproxy and its tools, and compiling (a minute or two)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 $(NATIVE): tproxy/native.txt $(shell cat tproxy/native.txt) | $(VENV)/ready
 	@mkdir -p build
-	$(BIN)/python setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	@echo "compiling what has changed (about a minute)"
+	@$(BIN)/python setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@grep -E "error: |^warning: " build/native.log || true
 
 clean:

@@ -33,6 +33,14 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
+def start_alone(ca: Ca) -> None:
+    """The server gets CPU 0, we the others."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})  # the child inherits it
+    ca.start()
+    os.sched_setaffinity(0, everywhere - {0} or everywhere)
+
+
 async def ask(ca: Ca, token: str, seconds: float, keep: bool) -> int:
     """Certificates that so many callers got."""
     credentials = grpc.ssl_channel_credentials((ca.dir / "bundle.pem").read_bytes())
@@ -84,14 +92,11 @@ def measure(ca: Ca, name: str, token: str, seconds: float, keep: bool) -> None:
 
 def main(seconds: float) -> None:
     """All figures."""
-    everywhere = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as name:
         api = ApiServer(Path(name))
         ca = Ca(Path(name), kubernetes=api.config)
         try:
-            os.sched_setaffinity(0, {0})  # the child inherits it
-            ca.start()
-            os.sched_setaffinity(0, everywhere - {0} or everywhere)
+            start_alone(ca)
             api.pod("web-1", "web")
             print(f"{'idle':<30} PSS {ca.running().pss() / 2**20:.0f} MiB")
             measure(ca, "join token, connections stay", ca.token(), seconds, True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,19 +24,12 @@ from tproxy.control.state import State
 from tproxy.core.identity import SpiffeId
 from tproxy.wire import CREATE_CERTIFICATE
 from tproxy.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from tproxy.world.ports import free_port
 from tproxy.world.process import Process, wait_for
 
 DOMAIN = "test.local"
 WEB = SpiffeId.workload(DOMAIN, "shop", "web")
 HOUR = 3600
-
-
-def free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def csr(key: PrivateKey | None = None, uri: str = "") -> str:

@@ -12,25 +12,18 @@ import os
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from multiprocessing import Process as Child
 from pathlib import Path
 
-import grpc
-import grpc.aio
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from tests.ca_load import cpu
+from tests.ca_load import cpu, start_alone
 from tests.cluster import PODS, SERVICES, SLICES, Cluster, endpoints, pod, service
-from tests.control import DOMAIN, Ca, free_port
-from tproxy.control import authority, store
-from tproxy.core.identity import Snapshot, SpiffeId, Svid
+from tests.control import DOMAIN, Ca
+from tests.telling_load import CHANGES, Readers, Svids
 from tproxy.core.settings import Directory as Settings
 from tproxy.identity.directory import Directory
 from tproxy.wire import WATCH_DIRECTORY
 from tproxy.wire import directory_pb2 as wire
-
-CHANGES = 20  # one a second
+from tproxy.world.ports import free_port
 
 
 def address(number: int) -> str:
@@ -50,64 +43,28 @@ def fill(cluster: Cluster, pods: int) -> None:
         cluster.put(SLICES, endpoints(f"workload-{number}", *behind))
 
 
-class Svids:
-    """What every stream shows."""
-
-    def __init__(self, ca: Ca) -> None:
-        middle, key = store.signer(ca.dir), ec.generate_private_key(ec.SECP256R1())
-        who = SpiffeId.workload(DOMAIN, "demo", "client")
-        leaf = authority.issue(middle, who, key.public_key(), timedelta(hours=1), authority.utc_now())
-        made = authority.Pair(leaf, key)
-        self.roots = (ca.dir / "bundle.pem").read_bytes()
-        self.chain, self.key = made.certificate_pem() + middle.certificate_pem(), made.key_pem()
-        ends = int(leaf.not_valid_after_utc.timestamp())
-        self.snapshot = Snapshot(Svid(who, self.chain, self.key, 1, ends - 3600, ends), {DOMAIN: self.roots})
-
-
 async def streams(port: int, svids: Svids, count: int, cluster: Cluster, pid: int) -> None:
     """All of them at once, then a change a second."""
-    seen, sizes = [0] * count, [0] * count
-    news = asyncio.Event()
-
-    async def one(number: int) -> None:
-        options = (("grpc.use_local_subchannel_pool", 1), ("tests.number", number))
-        credentials = grpc.ssl_channel_credentials(svids.roots, svids.key, svids.chain)
-        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-            method = channel.unary_stream(WATCH_DIRECTORY, wire.WatchRequest.SerializeToString)
-            async for raw in method(wire.WatchRequest()):
-                sizes[number] += len(raw)
-                seen[number] += not wire.Update.FromString(raw).more
-                news.set()
-
-    async def everyone(version: int) -> None:
-        while min(seen) < version:
-            news.clear()
-            await news.wait()
-
+    request = wire.WatchRequest().SerializeToString()
+    readers = Readers(WATCH_DIRECTORY, request, lambda raw: not wire.Update.FromString(raw).more)
     began, used = time.monotonic(), cpu(pid)
-    tasks = [asyncio.create_task(one(number)) for number in range(count)]
-    await everyone(1)
+    readers.begin(port, svids, count)
+    await readers.everyone(1)
     span, used = time.monotonic() - began, cpu(pid) - used
-    snapshot = sizes[0]
     print(
-        f"{count} streams: everything ({snapshot} bytes) is there after {span:.1f} s, "
+        f"{count} streams: everything ({readers.sizes[0]} bytes) is there after {span:.1f} s, "
         f"{used / count * 1000:.1f} ms of CPU each"
     )
-    before, used, late = list(sizes), cpu(pid), list[float]()
-    for turn in range(CHANGES):
-        began = time.monotonic()
-        cluster.put(PODS, pod(f"new-{turn}", "account-1", f"10.200.0.{turn}"))
-        await everyone(turn + 2)
-        late.append(time.monotonic() - began)
-        await asyncio.sleep(max(0.0, 1 - late[-1]))
-    used, each = cpu(pid) - used, (sum(sizes) - sum(before)) / count / CHANGES
-    print(
-        f"a pod a second, {count} streams: {each:.0f} bytes a change and stream, {used / CHANGES * 1000:.1f} ms of CPU "
-        f"a change ({used / CHANGES / count * 1e6:.0f} us a stream), "
-        f"all know after {sorted(late)[CHANGES // 2] * 1000:.0f} ms"
+    before = sum(readers.sizes)
+    used, late = await readers.changes(
+        lambda turn: cluster.put(PODS, pod(f"new-{turn}", "account-1", f"10.200.0.{turn}")), pid
     )
-    for task in tasks:
-        task.cancel()
+    print(
+        f"a pod a second, {count} streams: {(sum(readers.sizes) - before) / count / CHANGES:.0f} bytes a change and "
+        f"stream, {used / CHANGES * 1000:.1f} ms of CPU a change ({used / CHANGES / count * 1e6:.0f} us a stream), "
+        f"all know after {late[CHANGES // 2] * 1000:.0f} ms"
+    )
+    readers.end()
 
 
 def client(port: int, svids: Svids, entries: int) -> None:
@@ -139,23 +96,18 @@ def memory() -> float:
 
 def main(pods: int, count: int) -> None:
     """All figures."""
-    everywhere = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as name:
         cluster, port = Cluster(Path(name)), free_port()
         ca = Ca(Path(name), kubernetes=cluster.config, directory={"port": port})
         try:
-            os.sched_setaffinity(0, {0})  # the child inherits it
-            ca.start()
-            os.sched_setaffinity(0, everywhere - {0} or everywhere)
+            start_alone(ca)
             pid, idle = ca.running().pid, ca.running().pss()
             ca.kill()
             fill(cluster, pods)
             cluster.forget()
             size = sum(len(json.dumps(one)) for objects in cluster.objects.values() for one in objects.values())
-            os.sched_setaffinity(0, {0})
             began = time.monotonic()
-            ca.start()
-            os.sched_setaffinity(0, everywhere - {0} or everywhere)
+            start_alone(ca)
             pid = ca.running().pid
             print(
                 f"{pods} pods, {pods // 20} services ({size >> 20} MiB of JSON): known "

@@ -23,25 +23,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from tproxy.control import authority
+from tproxy.world.ports import free_port as free_port  # noqa: PLC0414  # many tests take it from here
 from tproxy.world.process import Process, wait_for
 
 TPROXY = str(Path(sys.executable).with_name("tproxy"))
 ENV = {"PATH": os.environ["PATH"]}
 CUT_OFF = (16, 35, 55, 56)  # curl's exit codes: it was in the handshake, or writing or reading already (TLS 1.3)
-
-
-def free_port() -> int:
-    """A port that nobody listens to, from below the ephemeral range."""
-    for port in range(20_000 + os.getpid() % 5000, 32_000):
-        if port not in _USED:
-            _USED.add(port)
-            with socket.socket() as probe, suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError
-
-
-_USED: set[int] = set()
 
 
 def secret(name: str, namespace: str, crt: bytes, key: bytes, **more: bytes) -> dict[str, Any]:

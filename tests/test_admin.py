@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,21 @@ def test_whoever_hangs_on_keeps_nobody_else_out() -> None:
     other, same = asyncio.run(crowd())
     assert other.endswith(b"hello\n")
     assert same == b""
+
+
+LEAN = """
+import sys
+from tproxy.admin.metrics import Metrics
+metrics = Metrics()
+metrics.taken()
+assert b'tproxy_reloads_total{result="ok"} 1.0' in metrics.page().body
+heavy = {"http.server", "http.client", "urllib.request", "wsgiref", "html.entities", "email.parser"} & set(sys.modules)
+assert not heavy, heavy
+import gzip, http.server, urllib.request, wsgiref.simple_server
+assert http.server.BaseHTTPRequestHandler.handle and urllib.request.urlopen and gzip.compress(b"")
+assert issubclass(wsgiref.simple_server.WSGIServer, http.server.HTTPServer)
+"""
+
+
+def test_metrics_bring_no_servers_into_memory_and_leave_them_as_they_are_to_others() -> None:
+    subprocess.run([sys.executable, "-c", LEAN], check=True, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,29 @@ def test_a_rule_that_somebody_added_is_told(namespace: Netns, command: str) -> N
     code, found = check(namespace)
     assert code == 1
     assert "chain in_capture" in found["rules installed"]["found"]
+
+
+def test_a_rule_that_somebody_replaced_is_told_and_what_rules_count_is_not(namespace: Netns) -> None:
+    namespace.tproxy("init")
+    namespace.echo(7)
+    namespace.run("curl", "-s", "-m", "1", "telnet://127.0.0.1:7", check=False)  # counted
+    assert check(namespace)[0] == 0
+    listed = json.loads(namespace.run("nft", "-j", "list", "chain", "inet", TABLE, "in_capture").stdout)
+    rule = [one["rule"] for one in listed["nftables"] if "rule" in one][-1]
+    namespace.run("nft", "replace", "rule", "inet", TABLE, "in_capture", "handle", str(rule["handle"]), "accept")
+    code, found = check(namespace)
+    assert code == 1
+    assert found["rules installed"]["found"] == "a rule was edited in place since tproxy init"
+    namespace.tproxy("init")
+    assert check(namespace)[0] == 0
+
+
+def test_rules_of_an_init_that_left_no_seal_are_compared_by_number(namespace: Netns) -> None:
+    namespace.tproxy("init")
+    seals = re.findall(r"chain (listed_\w+)", namespace.rules())
+    assert len(seals) == 1
+    namespace.run("nft", "delete", "chain", "inet", TABLE, *seals)
+    assert check(namespace)[0] == 0
 
 
 def test_rules_that_somebody_removed_are_told(namespace: Netns) -> None:

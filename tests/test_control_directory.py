@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.cluster import PODS, SERVICES, SLICES, Cluster, endpoints, pod, service
-from tests.control import DOMAIN, Ca, free_port, metric
-from tproxy.control import authority, rotation, store
+from tests import telling
+from tests.cluster import PODS, SERVICES, SLICES, endpoints, pod, service
+from tests.control import DOMAIN
+from tproxy.control import authority, rotation
 from tproxy.control.authority import Pair
 from tproxy.core.directory import Mirror
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
@@ -67,37 +67,15 @@ class Told:
         self.channel.close()
 
 
-class Place:
-    """Cluster, server, callers."""
+class Place(telling.Place[Told]):
+    """Of the directory."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster, self.port = Cluster(folder), free_port()
-        self.ca = Ca(folder, kubernetes=self.cluster.config, directory={"port": self.port})
-        self.open: list[Told] = []
-
-    def svid(self, who: SpiffeId = SIDECAR) -> tuple[Pair, bytes]:
-        """Of the CA that signs now, and its intermediate."""
-        middle, key = store.signer(self.ca.dir), ec.generate_private_key(ec.SECP256R1())
-        made = authority.issue(middle, who, key.public_key(), timedelta(hours=1), authority.utc_now())
-        return Pair(made, key), middle.certificate_pem()
+        super().__init__(folder, "directory", SIDECAR, Told)
 
     def told(self, mirror: Mirror | None = None) -> Told:
         """A sidecar's stream."""
-        made = Told(self.port, (self.ca.dir / "bundle.pem").read_bytes(), *self.svid(), mirror=mirror)
-        self.open.append(made)
-        return made
-
-    def refused(self, svid: Pair | None, middle: bytes = b"") -> grpc.StatusCode:
-        """The code that this caller gets."""
-        stranger = Told(self.port, (self.ca.dir / "bundle.pem").read_bytes(), svid, middle)
-        with pytest.raises(grpc.RpcError) as error:
-            next(stranger.stream)
-        stranger.close()
-        return error.value.code()
-
-    def metric(self, name: str) -> float:
-        """Of the directory."""
-        return metric(self.ca.page("/metrics")[1], f"tproxy_directory_{name}")
+        return self.reads(mirror=mirror)
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +85,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         made.ca.start()
         yield made
     finally:
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()
 
 
 @pytest.fixture
 def place(shared: Place) -> Iterator[Place]:
     yield shared
-    for one in shared.open:
-        one.close()
-    shared.open.clear()
-    shared.cluster.down = False
-    for path, objects in shared.cluster.objects.items():
-        for name in list(objects):
-            shared.cluster.delete(path, name)
-    wait_for(lambda: shared.metric("entries") == 0, 20, "everything is forgotten")
+    shared.clear("entries")
 
 
 # who is told what
@@ -130,8 +100,8 @@ def place(shared: Place) -> Iterator[Place]:
 def test_after_a_long_outage_sidecars_are_back_within_seconds_of_control_and_not_all_at_once(tmp_path: Path) -> None:
     place = Place(tmp_path)
     svid, middle = place.svid()
-    roots = (place.ca.dir / "bundle.pem").read_bytes()
-    known = Snapshot(Svid(SIDECAR, svid.certificate_pem() + middle, svid.key_pem(), 1, 0, 2**31), {DOMAIN: roots})
+    shown = Svid(SIDECAR, svid.certificate_pem() + middle, svid.key_pem(), 1, 0, 2**31)
+    known = Snapshot(shown, {DOMAIN: place.roots})
     settings = Settings(f"127.0.0.1:{place.port}", server_name="localhost")
 
     async def away() -> list[float]:
@@ -160,8 +130,7 @@ def test_after_a_long_outage_sidecars_are_back_within_seconds_of_control_and_not
         back = asyncio.run(away())
         assert back[-1] - back[0] > 0.5, back
     finally:
-        place.ca.kill()
-        place.cluster.stop()
+        place.stop()
 
 
 def test_a_sidecar_gets_everything_and_then_what_changes(place: Place) -> None:
@@ -344,8 +313,7 @@ def test_nothing_is_told_before_everything_was_seen_once(tmp_path: Path) -> None
         told.until(_10_0_0_1="web")
         told.close()
     finally:
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()
 
 
 def test_callers_of_a_new_root_are_known_as_soon_as_it_is_trusted(tmp_path: Path) -> None:
@@ -371,5 +339,4 @@ def test_callers_of_a_new_root_are_known_as_soon_as_it_is_trusted(tmp_path: Path
         for one in made.open:
             one.close()
     finally:
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()

@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.cluster import PODS, Cluster, pod
-from tests.control import DOMAIN, Ca, free_port, metric
+from tests import telling
+from tests.cluster import PODS, pod
+from tests.control import DOMAIN
 from tests.istio import auth, peer
-from tproxy.control import authority, store
+from tproxy.control import authority
 from tproxy.control.authority import Pair
 from tproxy.core.identity import SpiffeId
 from tproxy.core.workloads import name_of
@@ -73,38 +73,16 @@ class Follower:
         self.channel.close()
 
 
-class Place:
-    """Cluster, server, callers."""
+class Place(telling.Place[Follower]):
+    """Of policies."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster, self.port = Cluster(folder), free_port()
+        super().__init__(folder, "policies", WEB, Follower, policies={})
         self.cluster.define("v1", "v1beta1")
-        self.ca = Ca(folder, kubernetes=self.cluster.config, directory={"port": self.port}, policies={})
-        self.open: list[Follower] = []
-
-    def svid(self, who: SpiffeId = WEB) -> tuple[Pair, bytes]:
-        """Of the CA that signs now, and its intermediate."""
-        middle, key = store.signer(self.ca.dir), ec.generate_private_key(ec.SECP256R1())
-        made = authority.issue(middle, who, key.public_key(), timedelta(hours=1), authority.utc_now())
-        return Pair(made, key), middle.certificate_pem()
 
     def follows(self, who: SpiffeId = WEB, have: str = "") -> Follower:
         """A sidecar's stream."""
-        made = Follower(self.port, (self.ca.dir / "bundle.pem").read_bytes(), *self.svid(who), have=have)
-        self.open.append(made)
-        return made
-
-    def refused(self, svid: Pair | None, middle: bytes = b"") -> grpc.StatusCode:
-        """The code that this caller gets."""
-        stranger = Follower(self.port, (self.ca.dir / "bundle.pem").read_bytes(), svid, middle)
-        with pytest.raises(grpc.RpcError) as error:
-            next(stranger.stream)
-        stranger.close()
-        return error.value.code()
-
-    def metric(self, name: str) -> float:
-        """Of policies."""
-        return metric(self.ca.page("/metrics")[1], f"tproxy_policies_{name}")
+        return self.reads(who, have=have)
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +92,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         made.ca.start()
         yield made
     finally:
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()
 
 
 @pytest.fixture
 def place(shared: Place) -> Iterator[Place]:
     yield shared
-    for one in shared.open:
-        one.close()
-    shared.open.clear()
-    shared.cluster.down, shared.cluster.bookmarks = False, 2.0
-    for path, objects in shared.cluster.objects.items():
-        for name in list(objects):
-            shared.cluster.delete(path, name)
-    wait_for(lambda: shared.metric("objects") == 0, 20, "everything is forgotten")
+    shared.cluster.bookmarks = 2.0
+    shared.clear("objects")
 
 
 # who is told what
@@ -272,8 +243,7 @@ def test_an_api_server_that_does_not_know_its_definitions_yet_takes_no_policy_aw
     finally:
         for one in made.open:
             one.close()
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()
 
 
 def test_nothing_is_told_before_both_kinds_were_seen_or_are_known_to_be_missing(tmp_path: Path) -> None:
@@ -292,5 +262,4 @@ def test_nothing_is_told_before_both_kinds_were_seen_or_are_known_to_be_missing(
     finally:
         for one in made.open:
             one.close()
-        made.ca.kill()
-        made.cluster.stop()
+        made.stop()

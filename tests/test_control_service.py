@@ -17,7 +17,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.control import DOMAIN, WEB, Ca, csr, free_port, leaf, metric, started, unary, uris
+from tests.control import DOMAIN, WEB, Ca, csr, leaf, metric, started, unary, uris
 from tests.kubernetes import ApiServer
 from tproxy.cli import main
 from tproxy.control import authority, rotation, tokens
@@ -26,6 +26,7 @@ from tproxy.control.refusal import Refused, Why
 from tproxy.control.service import peer
 from tproxy.wire import CREATE_CERTIFICATE
 from tproxy.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from tproxy.world.ports import free_port
 from tproxy.world.process import wait_for
 
 

@@ -14,6 +14,7 @@ from signal import SIGCONT, SIGSTOP
 import pytest
 
 from tests.cluster import PODS, SERVICES, SLICES, Cluster, endpoints, pod, service
+from tests.telling import status
 from tests.test_rotation import is_alive, is_cut
 from tests.test_sidecar import answer, connect
 from tproxy.control import store
@@ -68,18 +69,12 @@ class Cast:
             entry = entries(who or self.caller).get(address)
             return (entry is None and not ids) or (entry is not None and entry["ids"] == list(ids))
 
-        wait_for(look, 70, f"{address} is known as {ids}")  # who failed often waits up to a minute
+        wait_for(look, 30, f"{address} is known as {ids}")
 
 
 def entries(sidecar: Sidecar) -> dict[str, dict[str, object]]:
     """What it knows, by address."""
     found: dict[str, dict[str, object]] = json.loads(sidecar.page(15000, "/directory"))["entries"]
-    return found
-
-
-def status(sidecar: Sidecar) -> dict[str, object]:
-    """How its directory does."""
-    found: dict[str, object] = json.loads(sidecar.page(15000, "/config_dump"))["directory"]
     return found
 
 
@@ -254,11 +249,11 @@ def test_a_new_certificate_opens_a_new_stream_that_goes_on_where_the_old_one_sto
     sidecar.write(limits={"grace": 60})
     sidecar.up()
     cast.knows(cast.web.v4, "ns/demo/sa/web", who=sidecar)
-    begun = status(sidecar)
+    begun = status(sidecar, "directory")
     wait_for(lambda: sidecar.log.read_text().count("connected, version") > 2, 20, "it comes back with new certificates")
     cast.cluster.put(PODS, pod("late-0", "late", "10.77.9.7"))
     cast.knows("10.77.9.7", "ns/demo/sa/late", who=sidecar)
-    assert status(sidecar)["snapshots"] == begun["snapshots"] == 1
+    assert status(sidecar, "directory")["snapshots"] == begun["snapshots"] == 1
     assert sidecar.metrics()["tproxy_directory_entries"] == len(entries(sidecar))
     sidecar.kill()
 

@@ -13,12 +13,13 @@ import grpc
 import pytest
 
 from tests.conftest import Mesh
-from tests.control import Ca, free_port, unary
+from tests.control import Ca, unary
 from tests.kubernetes import RIGHT, ApiServer
 from tests.webhook import Caller
 from tproxy.wire import WATCH_DIRECTORY
 from tproxy.wire.ca_pb2 import IstioCertificateRequest
 from tproxy.world.pods import Pod
+from tproxy.world.ports import free_port
 from tproxy.world.process import wait_for
 
 PRIVATE_PAGES = ("/config_dump", "/identity", "/directory", "/plaintext")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,3 +205,17 @@ def test_a_key_in_base64_in_the_place_of_a_file_is_not_repeated(field: str) -> N
     said = "\n".join(finding.text for finding in loaded.findings)
     assert "a private key does not belong here" in said
     assert not any(text[at : at + 24] in said for at in range(0, len(text) - 24, 8))
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"]
+)
+def test_in_a_cluster_a_service_entry_leads_to_nothing_on_the_gateways_own_host(address: str) -> None:
+    """Its admin port, or a cloud's metadata."""
+    spec = {"hosts": ["web.example"], "ports": [{"number": 80, "name": "http"}], "resolution": "STATIC"}
+    entry = thing(ISTIO, "ServiceEntry", "web", {**spec, "endpoints": [{"address": address}]})
+    to_entry = [{"route": [{"destination": {"host": "web.example"}}]}]
+    virtual = thing(ISTIO, "VirtualService", "web", {"hosts": ["*"], "gateways": ["gw"], "http": to_entry})
+    loaded = load(entry, GATEWAY, virtual, site=replace(SITE, trusting=False))
+    assert "endpoints[0].address" in str(loaded.errors[0]) and backend(loaded).endpoints == ()
+    assert backend(load(entry, GATEWAY, virtual)).endpoints != ()

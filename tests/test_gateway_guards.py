@@ -197,6 +197,17 @@ def test_connections_of_bytes_go_past_an_endpoint_that_refuses_them(tmp_path: Pa
         assert made.metric("tproxy_backend_ejections_total") == {"consecutive_5xx": 1}
 
 
+def test_a_backend_whose_tls_fails_counts_as_one_that_is_not_there(tmp_path: Path) -> None:
+    plain = Bad()
+    outlier = {**OFTEN, "consecutiveGatewayErrors": 2, "consecutive5xxErrors": 0, "baseEjectionTime": "1h"}
+    tls = {"mode": "SIMPLE", "insecureSkipVerify": True}
+    with world(tmp_path, [plain.port], tls=tls, outlierDetection=outlier) as made:
+        assert not any(echoed(made.port) for _ in range(3))
+        record = made.gateway.record(reason="no_backend")
+        assert record["why"] == "all endpoints of outbound|443||web.test are left out for failing"
+        assert made.metric("tproxy_backend_ejections_total") == {"consecutive_gateway_failure": 1}
+
+
 def echoed(port: int) -> bool:
     with socket.create_connection(("127.0.0.1", port), 10) as sock:
         try:
@@ -277,6 +288,9 @@ def test_retries_at_once_have_a_limit(tmp_path: Path) -> None:
         assert {status for status, _, _ in slow(made, 8)} == {500}
         assert bad.asked < 8 * 4
         assert made.metric("tproxy_backend_overflows_total")["maxRetries"] > 0
+        lines = wait_for(lambda: logged(made) if len(logged(made)) == 8 else [], 5, "lines", made.gateway.process)
+        refused = {(line["response_code"], line["response_code_details"]) for line in lines if line["response_flags"]}
+        assert refused == {(500, "via_upstream")}
         before = bad.asked
         assert made.ask()[0] == 500
         assert bad.asked == before + 4  # alone it has its tries

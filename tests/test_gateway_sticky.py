@@ -84,6 +84,20 @@ def test_a_query_parameter_is_a_key(tmp_path: Path) -> None:
         assert len(set(owners.values())) > 1
 
 
+@pytest.mark.parametrize("bytes_", [b"%ff%ed%a0%80", b"%00", b"a" * 8000, b"%F0%9F%98%80"])
+def test_whatever_bytes_a_key_has_it_is_one(tmp_path: Path, bytes_: bytes) -> None:
+    with hashing(tmp_path, httpQueryParameterName="user") as world:
+        request = b"GET /?user=" + bytes_ + b" HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n"
+        found = set[bytes]()
+        for _ in range(6):
+            with socket.create_connection(("127.0.0.1", world.port), 10) as sock:
+                sock.sendall(request)
+                answer = b"".join(iter(lambda: sock.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 200")
+            found.add(answer[answer.index(b'"pod"') :][:16])
+        assert len(found) == 1
+
+
 def test_a_clients_address_is_a_key(tmp_path: Path) -> None:
     with hashing(tmp_path, useSourceIp=True) as world:
         assert len({world.name() for _ in range(12)}) == 1
@@ -326,6 +340,22 @@ def test_a_session_outlives_weights_reloads_and_the_process_but_not_its_pod(tmp_
             again, cookies = world.ask(cookie=token)
             assert again != "web-3"
             assert len(cookies) == 1
+
+
+def test_workers_know_each_others_sessions(tmp_path: Path) -> None:
+    port = gw.free_port()
+    with pods() as made:
+        gw.write(tmp_path / "conf" / "a.yaml", *conf(port, made, sticky("/", "web")))
+        process = gw.started(tmp_path / "conf", "--workers", "2")
+        try:
+            gw.Gateway(tmp_path / "conf", process).said("ready: ports", 2)
+            world = World(port, made)
+            pod, (cookie,) = world.ask()
+            token = cookie.partition(";")[0]
+            assert [world.ask(cookie=token) for _ in range(20)] == [(pod, [])] * 20  # each on a connection of its own
+            assert process.stop() == 0
+        finally:
+            process.kill()
 
 
 def test_a_session_goes_on_elsewhere_when_its_pod_cannot_be_reached(tmp_path: Path) -> None:

@@ -275,6 +275,11 @@ def many(count: int, folder: Path, backend: int) -> int:
     return port
 
 
+def cpu(pid: int) -> float:
+    """Seconds that its first thread has run: other than the clock's, those do not grow when the machine is busy."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def test_a_thousand_hosts_with_a_thousand_certificates_start_and_are_found_as_fast_as_ten(
     backend: int, tmp_path: Path
 ) -> None:
@@ -291,11 +296,10 @@ def test_a_thousand_hosts_with_a_thousand_certificates_start_and_are_found_as_fa
             argv = ["h2load", "-n", "2000", "-c", "4", "-m", "10", f"--connect-to=127.0.0.1:{port}", f"https://{last}/"]
             best = float("inf")
             for _ in range(3):
+                before = cpu(gateway.process.popen.pid)
                 said = subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout.decode()
                 assert "status codes: 2000 2xx" in said, said
-                found = re.search(r"finished in ([\d.]+)(m?s)", said)
-                assert found is not None
-                best = min(best, float(found[1]) / (1000 if found[2] == "ms" else 1))
+                best = min(best, cpu(gateway.process.popen.pid) - before)
             seconds[count] = best
     print(f"start {started} s, memory {memory} KiB, 2000 requests {seconds} s")
     assert started[1000] < started[10] * 30, "a hundred times as much to read"

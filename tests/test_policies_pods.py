@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.istio import auth, peer
+from tests.telling import status
 from tests.test_rotation import is_alive, is_cut
 from tests.test_sidecar import answer, connect
 from tproxy.core.workloads import name_of
@@ -104,12 +105,6 @@ def held(sidecar: Sidecar) -> dict[tuple[str, str], Any]:
     return {(one["kind"], name_of(one)): one["spec"] for one in found["objects"]}
 
 
-def status(sidecar: Sidecar) -> dict[str, Any]:
-    """How its policies do."""
-    found: dict[str, Any] = json.loads(sidecar.page(15000, "/config_dump"))["policies"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def cast(world: World) -> Iterator[Cast]:
     made = Cast(world)
@@ -177,7 +172,7 @@ def test_a_sidecar_hears_of_its_own_namespace_and_the_root_only(cast: Cast) -> N
     mine, everyone = auth(DENY_CLIENT, "demo/mine"), peer("mtls: {mode: STRICT}", "istio-system/default")
     theirs = auth(HTTP, "data/theirs")
     cast.apply(mine, everyone, theirs)
-    wait_for(lambda: status(cast.other)["refused"], 10, "the other namespace has heard of its own")
+    wait_for(lambda: status(cast.other, "policies")["refused"], 10, "the other namespace has heard of its own")
     assert set(held(cast.server)) == {
         ("AuthorizationPolicy", "demo/mine"),
         ("PeerAuthentication", "istio-system/default"),
@@ -189,9 +184,9 @@ def test_a_field_that_a_sidecar_does_not_have_refuses_the_whole_set_loudly_until
     cast.apply()
     refused = cast.server.metrics().get('tproxy_reloads_total{result="refused"}', 0)
     cast.cluster.apply(auth(HTTP, "demo/http"))
-    wait_for(lambda: status(cast.server)["refused"], 10, "the set is refused")
+    wait_for(lambda: status(cast.server, "policies")["refused"], 10, "the set is refused")
     why = "control (AuthorizationPolicy demo/http): spec.rules[0].to[0].operation.methods: ['GET']"
-    assert why in status(cast.server)["refused"]
+    assert why in status(cast.server, "policies")["refused"]
     assert cast.server.metrics()["tproxy_policies_refused"] == 1
     assert cast.server.metrics()['tproxy_reloads_total{result="refused"}'] > refused
     assert any(why in str(line) and line.get("level") == "error" for line in cast.server.lines())
@@ -199,7 +194,7 @@ def test_a_field_that_a_sidecar_does_not_have_refuses_the_whole_set_loudly_until
     assert shown.returncode == 1 and why in shown.stdout
     assert "AuthorizationPolicy demo/http): spec.rules[0].to[0].operation.methods" in cast.control.log.read_text()
     cast.cluster.apply(auth(DENY_CLIENT, "demo/no-client"))  # in the same set: not in force, either
-    wait_for(lambda: status(cast.server)["updates"] > 1, 10, "it has been told")
+    wait_for(lambda: status(cast.server, "policies")["updates"] > 1, 10, "it has been told")
     assert cast.says(cast.client)
     cast.cluster.remove("AuthorizationPolicy", "demo/http")
     wait_for(lambda: not cast.says(cast.client), 10, "the rest is in force")

@@ -24,7 +24,7 @@ from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
-from tproxy.kernel.sock import abort
+from tproxy.kernel.sock import TCP_NOTSENT_LOWAT, UNSENT, abort
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.pump import Moved
@@ -292,6 +292,7 @@ def test_no_file_is_left_open(credentials: Contexts) -> None:
 
 def test_bulk_between_plain_legs_is_exact_by_splice_and_leaves_no_pipe(credentials: Contexts) -> None:
     data = os.urandom(1 << 20) * 24
+    Chain(None).close()  # what the first loop of a process opens for good
     before = len(list(Path("/proc/self/fd").iterdir()))
     for sizes in ([1 << 20], [700_001, 3, 1 << 19]):
         chain, at_server, at_app = Chain(None), list[bytes](), list[bytes]()
@@ -308,3 +309,21 @@ def test_bulk_between_plain_legs_is_exact_by_splice_and_leaves_no_pipe(credentia
         chain.close()
         assert at_server == [hashlib.sha256(data).digest()] and at_app == [hashlib.sha256(data[::-1]).digest()]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_only_in_bulk_a_socket_may_hold_more_that_is_not_sent() -> None:
+    """With little room a pipe is emptied in many turns; with much, everybody who does not read costs as much."""
+    if RELAY[0] is Relay.PYTHON:
+        pytest.skip("it has no pipes")
+    chain, size, seen = Chain(None), 64 << 20, set[int]()
+    job = threading.Thread(target=chain.app.sendall, args=(bytes(size),))
+    job.start()
+    while size:
+        size -= len(chain.server.recv(1 << 18))
+        seen.add(chain._out.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT))
+    job.join()
+    for _ in range(2):  # the first may still come behind the last of bulk
+        chain.app.sendall(b"x")
+        assert chain.server.recv(1) == b"x"
+    assert 2 << 20 in seen and chain._out.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == UNSENT
+    chain.close()

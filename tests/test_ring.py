@@ -48,9 +48,14 @@ def test_whoever_is_left_out_costs_the_others_no_key(some: tuple[Endpoint, ...],
 
 @settings(deadline=None, max_examples=20)
 @given(st.permutations(pods(7)))
-def test_the_order_in_which_endpoints_are_listed_does_not_matter_to_a_ring(some: list[Endpoint]) -> None:
-    one, other = ring(tuple(some)), ring(pods(7))
-    assert [one.first(key) for key in KEYS[:300]] == [other.first(key) for key in KEYS[:300]]
+def test_replicas_that_list_endpoints_in_another_order_send_a_key_to_the_same(some: list[Endpoint]) -> None:
+    weights = tuple(int(str(pod.ip).rpartition(".")[2]) + 1 for pod in some)
+    for one, other in (
+        (ring(tuple(some)), ring(pods(7))),
+        (maglev(tuple(some), (), 1009), maglev(pods(7), (), 1009)),
+        (maglev(tuple(some), weights, 1009), maglev(pods(7), (1, 2, 3, 4, 5, 6, 7), 1009)),
+    ):
+        assert [one.first(key) for key in KEYS[:300]] == [other.first(key) for key in KEYS[:300]]
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 40])

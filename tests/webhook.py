@@ -14,8 +14,9 @@ from typing import Any
 import jsonpatch
 import yaml
 
-from tests.control import Ca, free_port
+from tests.control import Ca
 from tproxy.core.inject.workload import places
+from tproxy.world.ports import free_port
 
 NAME = "tproxy-control.tproxy-system.svc"
 GOLDEN = Path(__file__).parent / "golden" / "inject"

@@ -34,7 +34,11 @@ class Finder:
         except FileNotFoundError:
             lines = []
         if not lines or lines[0].startswith("#"):
-            self._why_not = lines[0].lstrip("# ") if lines else "they were never compiled"
+            self._why_not = (
+                lines[0].lstrip("# ")
+                if lines
+                else "its modules were never compiled; make native, or install it where a C compiler is"
+            )
             return {}
         pairs = [line.split("  ", 1) for line in lines]
         return {path.removesuffix(".py").replace("/", "."): (path, digest) for digest, path in pairs}

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
-
 from tproxy.admin.http import Answer
+from tproxy.admin.prometheus import (
+    CONTENT_TYPE_LATEST,
+    Collector,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GaugeMetricFamily,
+    Histogram,
+    generate_latest,
+)
 from tproxy.core.certificates.pem import certificates, der
 from tproxy.core.certificates.x509 import LeafFacts, leaf_facts
 from tproxy.core.identity import Snapshot

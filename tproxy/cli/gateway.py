@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from tproxy.cli import Verbs
+from tproxy.cli import Verbs, lean
 from tproxy.cli.gateway_endpoints import add_options as add_endpoints_options
 from tproxy.cli.gateway_endpoints import endpoints
 from tproxy.cli.gateway_explain import SHOWN, explain
-from tproxy.cli.gateway_kubernetes import add_options
 from tproxy.cli.gateway_show import check, listeners, routes
 from tproxy.cli.log import add_log_options
 from tproxy.cli.usage import call, count, count_or_none, port, port_or_none, seconds, seconds_or_none
@@ -79,7 +78,7 @@ def register(verbs: Verbs) -> None:
     actions = top.add_subparsers(dest="action", metavar="ACTION", required=True, help="its own --help says more")
     run_parser = call(actions, "run", "serve until SIGTERM", RUN)
     _add_source(run_parser)
-    add_options(run_parser)
+    _add_cluster(run_parser)
     add_log_options(run_parser)
     _add_settings(run_parser)
     run_parser.set_defaults(run=run)
@@ -121,6 +120,19 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--secrets-beside", action="store_true", help="look for credentialName in the Gateway's own namespace, too"
     )
     parser.add_argument("--labels", metavar="K=V,...", default="", help="this pod's: Gateways must select them")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Where the cluster is, and which of it is ours."""
+    group = parser.add_argument_group("with a Kubernetes cluster instead of DIR")
+    group.add_argument("--kubernetes", action="store_true", help="read objects from its API, write statuses back")
+    group.add_argument("--watch-namespace", metavar="NS,...", default="", help="its objects only (default: all)")
+    group.add_argument("--gateway-class", metavar="NAME,...", default="", help="of our GatewayClasses these only")
+    group.add_argument("--publish-service", metavar="NS/NAME", default="", help="its addresses are the Gateways'")
+    group.add_argument("--address", metavar="IP,...", default="", help="what statuses say instead")
+    group.add_argument("--api-server", metavar="URL", default="", help="default: the pod's own cluster")
+    group.add_argument("--token-file", metavar="FILE", default="", help="default: the pod's service account's")
+    group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +198,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; how is ``cli/gateway_run.py``'s business."""
+    if not args.kubernetes and not args.mesh:  # the API server is asked through Python's ssl, and gRPC is not ours
+        lean.leave_out()
     from tproxy.cli import gateway_run  # logging and signals: not for who only asks
 
     return gateway_run.run(args)

@@ -36,19 +36,6 @@ _OF_A_CLUSTER = (
 )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Where the cluster is, and which of it is ours."""
-    group = parser.add_argument_group("with a Kubernetes cluster instead of DIR")
-    group.add_argument("--kubernetes", action="store_true", help="read objects from its API, write statuses back")
-    group.add_argument("--watch-namespace", metavar="NS,...", default="", help="its objects only (default: all)")
-    group.add_argument("--gateway-class", metavar="NAME,...", default="", help="of our GatewayClasses these only")
-    group.add_argument("--publish-service", metavar="NS/NAME", default="", help="its addresses are the Gateways'")
-    group.add_argument("--address", metavar="IP,...", default="", help="what statuses say instead")
-    group.add_argument("--api-server", metavar="URL", default="", help="default: the pod's own cluster")
-    group.add_argument("--token-file", metavar="FILE", default="", help="default: the pod's service account's")
-    group.add_argument("--ca-file", metavar="FILE", default="", help="the API server's authority, likewise")
-
-
 def misplaced(args: argparse.Namespace) -> None:
     """ConfigError for what means nothing without a cluster."""
     for name in _OF_A_CLUSTER:
@@ -159,6 +146,7 @@ class Following:
         site = replace(
             source.site_of(self._args),
             controllers=frozenset({CONTROLLER}),
+            trusting=False,
             classes=frozenset(_words(self._args.gateway_class)),
             published=_words(self._args.address) or published(objects, self._args.publish_service),
             usable=can_bind,

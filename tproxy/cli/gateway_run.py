@@ -18,7 +18,6 @@ from tproxy.cli import gateway_source as source
 from tproxy.cli import gateway_workers
 from tproxy.cli.gateway_dump import Dump, admin_socket, endpoints_page, pages_of, stats_socket
 from tproxy.cli.gateway_kubernetes import Following, misplaced
-from tproxy.cli.gateway_mesh import join, mesh_of
 from tproxy.cli.log import record_writer, start_logging
 from tproxy.cli.words import counted
 from tproxy.core.fields import ConfigError
@@ -59,6 +58,8 @@ def _run(args: argparse.Namespace, ties: Ties | None) -> int:
     if ties is not None:
         settings = replace(settings, worker=ties.number, family=ties.family)
     if args.mesh:
+        from tproxy.cli.gateway_mesh import mesh_of
+
         mesh_of(args.mesh)
     world = Following(args, writes=not settings.worker) if args.kubernetes else Directory(source.folder_of(args))
     loaded = _compiled(world, args) if isinstance(world, Directory) else None
@@ -124,7 +125,11 @@ async def _serve(
         following = asyncio.create_task(world.follow(gate, metrics, again))
     else:
         following = asyncio.create_task(_follow(args, world, gate, metrics, again))
-    work = [following, *([asyncio.create_task(join(args.mesh, gate, metrics.refused))] if args.mesh else [])]
+    work = [following]
+    if args.mesh:
+        from tproxy.cli.gateway_mesh import join
+
+        work.append(asyncio.create_task(join(args.mesh, gate, metrics.refused)))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait((*work, told), return_when=asyncio.FIRST_COMPLETED)
     if ties is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tproxy.cli.usage import option
 from tproxy.core.address import parse_address, parse_network
 from tproxy.core.fields import ConfigError
-from tproxy.core.hostnames import parse_hostname
 
 if TYPE_CHECKING:
     from tproxy.gateway.compile import Loaded
@@ -44,6 +43,7 @@ def site_of(args: argparse.Namespace) -> Site:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the options say."""
+    from tproxy.core.hostnames import parse_hostname
     from tproxy.gateway.settings import Settings
 
     return Settings(

@@ -32,7 +32,7 @@ def register(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Dry run; then the routes, which nothing uses yet; then the rules, in one transaction."""
     from tproxy.core.ruleset import TABLE, ruleset
-    from tproxy.kernel import nft, route
+    from tproxy.kernel import nft, route, seal
     from tproxy.kernel.errors import KernelError
 
     config = config_of(args)
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if nft.table_json(TABLE) is None:  # else an older or a concurrent init needs the routes
             route.remove(done.added)
         raise
+    seal.leave()
     for note in done.notes:
         print(f"tproxy init: {note}")
     ports = config.ports

@@ -6,9 +6,9 @@ accept -> original destination -> **decide** -> TLS -> relay -> record
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from tproxy.core.address import Endpoint
-from tproxy.core.config import Config, Mode, Outside
 from tproxy.core.directory import Absent, Entry, Found
 from tproxy.core.egress.routes import EgressRule, Unread, choose
 from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
@@ -16,7 +16,10 @@ from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy.conditions import Call
 from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.settings import Mixed
+from tproxy.core.settings import Mixed, Mode, Outside
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
 
 MESH_ALPN = "istio"  # what our egress offers: a PERMISSIVE Istio peer terminates it (and never istio-peer-exchange)
 MESH_ALPNS = frozenset(("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"))

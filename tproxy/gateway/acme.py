@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tproxy.core.config import parse_port
+from tproxy.core.fields import parse_port
 from tproxy.core.inject.annotations import PREFIX
 from tproxy.core.routes import Backend, Route
 from tproxy.gateway.objects import Object

@@ -31,7 +31,7 @@ from tproxy.gateway.greeting import header
 from tproxy.gateway.guards import Guard
 from tproxy.gateway.serve import ended, plain
 from tproxy.gateway.tls import accept, connect
-from tproxy.kernel.sock import abort
+from tproxy.kernel.sock import abort, keep_alive
 from tproxy.proxy import peek
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.relay import relay
@@ -146,8 +146,11 @@ async def _upstream(route: Route, hello: Hello | None, trace: Trace, door: Door,
     leg: Leg | Deny | None = _introduce(up, backend, hello, trace)
     if leg is None:
         leg = PlainLeg(up) if backend.tls is None else await connect(up, backend.tls, door.gate.means, trace.sni)
-    if isinstance(leg, Deny):
+    refused = leg if isinstance(leg, Deny) else None
+    if refused is not None:
         abort(up)
+    if held and trace.backend is not None:
+        held[-1].joined(trace.backend, refused)
     return leg
 
 
@@ -177,7 +180,10 @@ async def _guarded(backend: Backend, guard: Guard, trace: Trace, door: Door, hel
         return Deny(Reason.BACKEND_LIMIT, over)
     guard.relayed += 1
     held.append(guard)
-    return await _dial(backend, _order(backend, left, trace), trace, door, guard)
+    found = await _dial(backend, _order(backend, left, trace), trace, door, guard)
+    if guard.caps.keepalive is not None and not isinstance(found, Deny):
+        keep_alive(found, guard.caps.keepalive)
+    return found
 
 
 async def _dial(
@@ -189,10 +195,10 @@ async def _dial(
     for endpoint in order:
         trace.backend = endpoint
         found = await reach(endpoint, 0, seconds, door.gate.reactor)
-        if guard is not None:
-            guard.dialled(endpoint, found)
         if not isinstance(found, Deny):
             break
+        if guard is not None:
+            guard.joined(endpoint, found)
     return found
 
 

@@ -45,7 +45,7 @@ def compile_table(
     for error in faults:
         findings.error(error)
     strangers(things, site.secrets.namespace, labels, findings)
-    registry, vault = Registry(things, findings), Vault(things, site.secrets, site.session_key)
+    registry, vault = Registry(things, findings, site.trusting), Vault(things, site.secrets, site.session_key)
     served = istio.listeners(things, registry, labels, findings, vault)
     others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
     for bind, listener in others.listeners.items():

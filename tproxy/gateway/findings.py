@@ -18,10 +18,24 @@ class Finding:
 
 
 @dataclass(slots=True)
+class Hints:
+    """Which name was meant, perhaps: for so many that are missing, since hundreds of names take milliseconds each."""
+
+    left: int = 20
+
+    def near(self, word: str, names: Iterable[str], cutoff: float) -> str:
+        """As ``nearest`` says it, while there are any left."""
+        self.left -= 1
+        return nearest(word, names, cutoff) if self.left >= 0 else ""
+
+
+@dataclass(slots=True)
 class Findings:
     """Collected while a configuration is compiled."""
 
     found: list[Finding] = field(default_factory=list)
+    hints: Hints = field(default_factory=Hints)
+    _seen: set[Finding] = field(default_factory=set)
 
     def error(self, error: ConfigError) -> None:
         """An object that cannot be used."""
@@ -32,7 +46,8 @@ class Findings:
         self._add(Finding("warning", str(thing.error(path, why))))
 
     def _add(self, finding: Finding) -> None:
-        if finding not in self.found:
+        if finding not in self._seen:
+            self._seen.add(finding)
             self.found.append(finding)
 
     @property

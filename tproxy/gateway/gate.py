@@ -19,7 +19,6 @@ from tproxy.core.routes import Bind, Listener, Table, UdpListener
 from tproxy.core.settings import Relay
 from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.datagrams import Datagrams
-from tproxy.gateway.envoy.dump import backends
 from tproxy.gateway.http.limits import Limits
 from tproxy.gateway.http.web import Web, web
 from tproxy.gateway.mesh import Mesh
@@ -119,7 +118,10 @@ class Gate:
             raise
         self.table, self.contexts = table, self.contexts.following(material)
         self.web.backends.forget()
-        self.web.engine.guards.follow(backend for _, backend in backends(table))
+        if guards := self.web.engine.guards:
+            from tproxy.gateway.envoy.dump import backends  # most gateways have no guards
+
+            guards.follow(backend for _, backend in backends(table))
         self._log_requests()
         for bind in self._servers.keys() - table.listeners.keys():
             server = self._servers.pop(bind)

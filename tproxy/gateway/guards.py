@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from tproxy.core.balance.limits import Care
 from tproxy.core.balance.outlier import Ejected, Health
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.routes import Backend
-from tproxy.kernel.sock import keep_alive
 
+_LATE = (Reason.CONNECT_TIMEOUT, Reason.HANDSHAKE_TIMEOUT)
 log = logging.getLogger("tproxy")
 
 
@@ -100,14 +99,12 @@ class Guard:
         if self.health is not None:
             self._tell(self.health.failed(endpoint, late, self.endpoints, asyncio.get_running_loop().time()))
 
-    def dialled(self, endpoint: Endpoint, found: socket.socket | Deny) -> None:
-        """A connection of bytes: whether there is one is all that can be known of the endpoint."""
-        if isinstance(found, Deny):
-            self.failed(endpoint, found.reason is Reason.CONNECT_TIMEOUT)
-            return
-        self.answered(endpoint, 200)
-        if self.caps.keepalive is not None:
-            keep_alive(found, self.caps.keepalive)
+    def joined(self, endpoint: Endpoint, refused: Deny | None) -> None:
+        """A connection of bytes: whether there is one, with its TLS, is all that can be known of the endpoint."""
+        if refused is None:
+            self.answered(endpoint, 200)
+        else:
+            self.failed(endpoint, refused.reason in _LATE)
 
     def _tell(self, ejected: Ejected | None) -> None:
         if ejected is None or self.health is None:
@@ -174,10 +171,13 @@ class Guards(Collector):
         for guard in self._made.values():
             guard.pools = [pool for pool in guard.pools if pool in pools]
 
+    def __bool__(self) -> bool:
+        return bool(self._made)
+
     def follow(self, backends: Iterable[Backend]) -> None:
         """A table was taken up: guards of other backends go."""
         kept: dict[tuple[str, Care], Guard] = {}
-        for backend in backends if self._made else ():
+        for backend in backends:
             guard = self._made.get((backend.name, backend.care)) if backend.care is not None else None
             if guard is not None:
                 guard.follow(backend)

@@ -7,8 +7,10 @@ matches("/v1/x")
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import re2
+if TYPE_CHECKING:
+    import re2  # 3 MiB with the library of C++, for who has an expression
 
 LONGEST = 1024  # characters, as Istio's webhook has it
 _DIGITS = tuple("0123456789")
@@ -23,6 +25,8 @@ def compile_regex(pattern: str) -> Callable[[str], bool]:
 
 def substitution(pattern: str, replacement: str) -> Callable[[str], str]:
     r"""Every match replaced, with ``\1`` for what the first group found."""
+    import re2
+
     compiled, raw = _compile(pattern), replacement.encode()
     try:
         compiled.sub(raw, b"")
@@ -47,6 +51,8 @@ def _groups(replacement: str, most: int) -> None:
 
 
 def _compile(pattern: str) -> re2._Regexp:
+    import re2
+
     if len(pattern) > LONGEST:
         raise ValueError(f"regex is too large, max length allowed is {LONGEST}")
     options = re2.Options()

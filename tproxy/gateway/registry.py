@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tproxy.core.address import Address, Endpoint, parse_address
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields, nearest
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import parse_hostname
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.objects import Object
@@ -40,8 +40,11 @@ class Service:
 class Registry:
     """All services by their full host names."""
 
-    def __init__(self, objects: Iterable[Object], findings: Findings) -> None:
+    def __init__(self, objects: Iterable[Object], findings: Findings, trusting: bool = True) -> None:
+        """Who is not trusted reaches nothing that only the gateway's own host does; of slices Kubernetes sees to it."""
+        self._ip = _ip if trusting else _elsewhere
         self.services: dict[str, Service] = {}
+        self._hints = findings.hints
         found = _Collected()
         for thing in objects:
             try:
@@ -91,9 +94,19 @@ class Registry:
     def _meant(self, host: str) -> str:
         """A Service of this name in another namespace, or one of this namespace with nearly this name."""
         name, _, rest = host.partition(".")
-        if elsewhere := sorted(other for other in self.services if other.partition(".")[0] == name):
-            return f"; did you mean {elsewhere[0]!r}?"
-        return nearest(host, (other for other in self.services if other.partition(".")[2] == rest), 0.8)
+        if elsewhere := self._alike.get(name):
+            return f"; did you mean {min(elsewhere)!r}?"
+        return self._hints.near(name, self._alike.get(f".{rest}", ()), 0.6)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """Hosts by their first label; first labels by a dot and what follows it."""
+        found: dict[str, list[str]] = {}
+        for host in self.services:
+            name, dot, rest = host.partition(".")
+            found.setdefault(name, []).append(host)
+            found.setdefault(f"{dot}{rest}", []).append(name)
+        return found
 
     def only_port(self, host: str) -> int | None:
         """The port of a host that has one."""
@@ -126,7 +139,7 @@ class Registry:
                 target = own.parsed(names[number], parse_port, port.parsed("targetPort", parse_port, number))
                 labels = {str(key): str(value) for key, value in entry.inner("labels").data.items()}
                 members.append(
-                    Member(names[number], Endpoint(entry.parsed("address", _ip, None), target), labels, weight)
+                    Member(names[number], Endpoint(entry.parsed("address", self._ip, None), target), labels, weight)
                 )
         for host in spec.some("hosts", parse_hostname):
             speaks = frozenset(
@@ -204,3 +217,10 @@ def _ip(value: object) -> Address:
     if not isinstance(value, str):
         raise ValueError("expected an IP address")
     return parse_address(value)
+
+
+def _elsewhere(value: object) -> Address:
+    address = _ip(value)
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        raise ValueError("expected an address that others have, too, not one of the gateway's own host")
+    return address

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tproxy.core.certificates.pem import certificates
-from tproxy.core.fields import nearest
+from tproxy.gateway.findings import Hints
 from tproxy.gateway.objects import Object
 from tproxy.identity.leaf import KeyPair, Leaf, leaf_of
 from tproxy.identity.openssl import TlsError
@@ -53,6 +53,7 @@ class Vault:
             (one.kind, *one.key): one for one in objects if not one.group and one.kind in ("Secret", "ConfigMap")
         }
         self.material: dict[str, Material] = {}
+        self._hints = Hints()
 
     @property
     def namespace(self) -> str:
@@ -90,7 +91,7 @@ class Vault:
 
     def _meant(self, name: str, namespace: str, kind: str = "Secret") -> str:
         there = (one for what, where, one in self._objects if (what, where) == (kind, namespace))
-        return nearest(name, there, 0.6)
+        return self._hints.near(name, there, 0.6)
 
     def fault(self, name: str) -> str:
         """Why a Secret (``namespace/name``) is no certificate with its key; empty if it is one. It is kept, if so."""

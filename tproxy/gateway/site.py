@@ -23,6 +23,7 @@ class Site:
     classes: frozenset[str] = frozenset()  # of those only these; none: all
     published: tuple[str, ...] = ()  # where clients reach a Gateway that names no address; also behind a load balancer
     usable: Callable[[str], bool] = _any  # whether an address that a Gateway names can be had
+    trusting: bool = True  # whether who writes the objects may reach whatever the gateway itself can
     secrets: Where = field(default_factory=Where)
     binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with an address of their own
     taken: frozenset[Bind] = frozenset()  # ports that cannot be had

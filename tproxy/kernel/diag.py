@@ -15,7 +15,7 @@ from typing import Any
 
 from tproxy.core.config import Config
 from tproxy.core.ruleset import TABLE, Chain, RuleSet, ruleset
-from tproxy.kernel import nft, route
+from tproxy.kernel import nft, route, seal
 from tproxy.kernel.diag_files import certificates
 from tproxy.kernel.errors import KernelError
 from tproxy.kernel.finding import Finding, Level
@@ -165,11 +165,11 @@ def differences(wanted: RuleSet, table: dict[str, Any]) -> list[str]:
     """What in libnftables' listing of our table is not as wanted; empty if everything is.
 
     The digest says which configuration was installed; hooks and the number of rules, whether somebody added or removed
-    some since. The expressions themselves come back in another form than they were given, and are not compared.
+    some since; the seal, whether one was replaced by another.
     """
-    entries, seal = table["nftables"], f"digest_{wanted.digest}"
+    entries, digest = table["nftables"], f"digest_{wanted.digest}"
     chains = {entry["chain"]["name"]: entry["chain"] for entry in entries if "chain" in entry}
-    if seal not in chains:
+    if digest not in chains:
         others = ", ".join(name.removeprefix("digest_") for name in chains if name.startswith("digest_"))
         return [f"installed from another configuration: digest {others or 'none'}, not {wanted.digest}"]
     count = Counter(entry["rule"]["chain"] for entry in entries if "rule" in entry)
@@ -180,8 +180,11 @@ def differences(wanted: RuleSet, table: dict[str, Any]) -> list[str]:
             faults.append(f"chain {chain.name} is {'missing' if found is None else 'hooked elsewhere'}")
         elif count[chain.name] != len(chain.rules):
             faults.append(f"chain {chain.name} has {count[chain.name]} rules, not {len(chain.rules)}: changed since")
-    known = {seal, *(chain.name for chain in wanted.chains)}
-    return faults + [f"chain {name} is not ours" for name in chains if name not in known]
+    known = {digest, *(chain.name for chain in wanted.chains)}
+    strange = [name for name in chains if name not in known and not name.startswith(seal.PREFIX)]
+    if not faults and seal.is_broken(table, list(chains)):
+        faults.append("a rule was edited in place since tproxy init")
+    return faults + [f"chain {name} is not ours" for name in strange]
 
 
 def _same_hook(chain: Chain, found: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tproxy.core.address import Endpoint
-from tproxy.core.config import Marks
+from tproxy.core.settings import Marks
 from tproxy.kernel.cgroup import find
 from tproxy.kernel.libbpf import EXIST, SK_MSG_VERDICT, Program
 from tproxy.kernel.sockdiag import SockDiag

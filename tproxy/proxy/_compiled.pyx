@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import cap_receive_buffer, reset_on_close
+from tproxy.kernel.sock import UNSENT as _UNSENT, cap_receive_buffer, reset_on_close
 from tproxy.kernel.sockmap import STEP as _STEP
 from tproxy.proxy.legs import TruncatedError
 from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
@@ -25,7 +25,11 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
     ssize_t send(int fd, const void *buffer, size_t length, int flags)
     int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
     enum: MSG_NOSIGNAL, SHUT_WR
+
+cdef extern from "netinet/tcp.h" nogil:
+    enum: SOL_TCP, TCP_NOTSENT_LOWAT
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
@@ -55,6 +59,7 @@ cdef enum:
     PIPE = 1 << 20  # bytes that a pipe holds, if we may have so many (pipe(7))
     PIPES = 64  # of one reactor; the others copy
     SPARE = 4  # kept for the next bulk
+    UNSENT_BULK = 2 << 20  # bytes not sent yet that a socket with a pipe may hold: with less the pipe is not emptied at once
     BULK = 2  # full reads in a row that make a direction bulk
     BULKY = 32768  # a read of this much may be the beginning of bulk
     TURNS = 4  # reads in a row of one direction
@@ -67,6 +72,7 @@ cdef uint64_t LOOK = _CHECK_EVERY
 cdef uint64_t STEP = _STEP
 cdef size_t HIGH = _HIGH
 cdef size_t LOW = _LOW
+cdef int UNSENT = _UNSENT
 
 cdef struct Library:
     int (*SSL_read)(void *, void *, int) noexcept nogil
@@ -273,6 +279,10 @@ cdef class Leg(Watched):
             self.ending = False
             return self.end_direction(wire)
         return 1
+
+    cdef void may_hold(self, int unsent) noexcept:
+        """Bytes that TCP has not sent yet. On a socket that is gone it fails, and nothing follows from it."""
+        setsockopt(self.fd, SOL_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent))
 
     cdef ssize_t finish(self, unsigned char *wire) noexcept:
         self.ending = True
@@ -749,11 +759,12 @@ cdef class Reactor:
         if self.spare:
             self.spare -= 1
             target.pipe[0], target.pipe[1] = self.pipes[self.spare][0], self.pipes[self.spare][1]
-            return True
-        if self.made == PIPES or pipe2(target.pipe, O_CLOEXEC | O_NONBLOCK) < 0:
+        elif self.made == PIPES or pipe2(target.pipe, O_CLOEXEC | O_NONBLOCK) < 0:
             return False
-        fcntl(target.pipe[1], F_SETPIPE_SZ, PIPE)  # a smaller one does too
-        self.made += 1
+        else:
+            fcntl(target.pipe[1], F_SETPIPE_SZ, PIPE)  # a smaller one does too
+            self.made += 1
+        target.may_hold(UNSENT_BULK)
         return True
 
     cdef void give_back(self, Leg target) noexcept:
@@ -768,6 +779,7 @@ cdef class Reactor:
             self.pipes[self.spare][0], self.pipes[self.spare][1] = target.pipe[0], target.pipe[1]
             self.spare += 1
         target.pipe[0] = target.pipe[1] = -1
+        target.may_hold(UNSENT)
 
     def close(self):
         """Watch nothing any more; what lingers goes."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tproxy.core.address import Address, Endpoint
-from tproxy.core.config import Config
 from tproxy.core.directory import Absent, Found
 from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
@@ -25,6 +24,7 @@ from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.tls import Contexts, Session, handshake
 
 if TYPE_CHECKING:
+    from tproxy.core.config import Config
     from tproxy.proxy.routers import Routers  # which dials as we do
 
 

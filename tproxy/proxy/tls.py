@@ -12,8 +12,8 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tproxy.core.config import Config
 from tproxy.core.decide import MESH_ALPN
 from tproxy.core.identity import Snapshot, SpiffeId
 from tproxy.core.reason import Deny, Reason
@@ -23,6 +23,9 @@ from tproxy.identity.trust import Chain, Verifier, reason
 from tproxy.proxy.compiled import AnyReactor
 from tproxy.proxy.legs import TlsLeg
 from tproxy.proxy.sessions import Sessions
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
 
 MAX_HANDSHAKE = 256 * 1024  # bytes of a peer's whole handshake; a chain longer than that is hostile
 

@@ -78,17 +78,25 @@ _MADE: WeakValueDictionary[_Key, Ring] = WeakValueDictionary()  # those in use: 
 
 def ring(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...] = (), least: int = RING) -> Ring:
     """``least`` points for two endpoints, and as many for each that joins them; weights are 1 or more, none: equal."""
-    key = _ring, endpoints, weights, least
-    if (made := _MADE.get(key)) is None:
-        made = _MADE[key] = _ring(endpoints, weights, least)
-    return made
+    return _made(_ring, endpoints, weights, least)
 
 
 def maglev(endpoints: tuple[Endpoint, ...], weights: tuple[int, ...] = (), size: int = MAGLEV) -> Ring:
     """A table of ``size`` places (a prime): shares that differ by one place at most, where weights are equal."""
-    key = _maglev, endpoints, weights, size
+    return _made(_maglev, endpoints, weights, size)
+
+
+def _made(make: _Make, endpoints: tuple[Endpoint, ...], weights: tuple[int, ...], size: int) -> Ring:
+    """In an order of their own: replicas list endpoints as they came to know them."""
+    order = sorted(range(len(endpoints)), key=lambda index: str(endpoints[index]))
+    key = (
+        make,
+        tuple(endpoints[index] for index in order),
+        tuple(weights[index] for index in order) if weights else (),
+        size,
+    )
     if (made := _MADE.get(key)) is None:
-        made = _MADE[key] = _maglev(endpoints, weights, size)
+        made = _MADE[key] = make(*key[1:])
     return made
 
 

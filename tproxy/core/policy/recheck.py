@@ -5,14 +5,18 @@ Only a change for the worse counts: a connection that is encrypted may stay wher
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tproxy.core import decide
 from tproxy.core.address import Endpoint
-from tproxy.core.config import Config, Mode
 from tproxy.core.directory import Absent, Entry, Found, Kind
 from tproxy.core.egress.routes import Otherwise
 from tproxy.core.identity import SpiffeId
 from tproxy.core.reason import Deny, Reason
-from tproxy.core.settings import Mixed
+from tproxy.core.settings import Mixed, Mode
+
+if TYPE_CHECKING:
+    from tproxy.core.config import Config
 
 
 def egress(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tproxy.core import routes as model
-from tproxy.core.fields import ConfigError, nearest
+from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.routes import Entry
 from tproxy.core.routes import Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
@@ -203,7 +203,8 @@ def _meant(thing: Object, reading: _Reading) -> str:
         return ""
     there = {f"{kind} {namespace}/{name}": name for kind, namespace, name in reading.parents}
     same = [title for title, name in there.items() if name == refs[0].name]
-    meant = nearest(str(refs[0]), same, 0) or nearest(str(refs[0]), there, 0.7)
+    near = reading.findings.hints.near
+    meant = near(str(refs[0]), same, 0) or near(str(refs[0]), there, 0.7)
     return f": {', '.join(map(str, refs))}{meant}"
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields, nearest
+from tproxy.core.fields import Fields, nearest, parse_port
 from tproxy.core.hostnames import parse_hostname
 from tproxy.core.http.filters import (
     NO_FILTERS,

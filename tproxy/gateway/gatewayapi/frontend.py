@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import Fields, parse_port
 from tproxy.core.routes import ClientCheck, ServerTls, TlsMode
 from tproxy.gateway.gatewayapi.grants import GROUP, Ref, World
 from tproxy.gateway.objects import Object

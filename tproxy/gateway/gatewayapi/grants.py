@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
-from tproxy.gateway.findings import Findings, spelt
+from tproxy.gateway.findings import Findings, Hints, spelt
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Vault
 
@@ -45,14 +45,16 @@ class World:
     """What references may lead to."""
 
     vault: Vault
+    hints: Hints
     services: set[tuple[str, str]] = field(default_factory=set)
+    names: dict[str, list[str]] = field(default_factory=dict)  # of services by namespace, made when asked for
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     grants: list[tuple[str, set[tuple[str, str, str]], set[tuple[str, str, str]]]] = field(default_factory=list)
 
     @classmethod
     def of(cls, objects: Iterable[Object], findings: Findings, vault: Vault) -> World:
         """Collect; a grant that cannot be read grants nothing."""
-        made = cls(vault)
+        made = cls(vault, findings.hints)
         for thing in objects:
             match thing.group, thing.kind:
                 case "", "Service":
@@ -80,6 +82,13 @@ class World:
     def refused(self, kind: str, namespace: str, to: Ref) -> str:
         """What is missing where ``permits`` says no."""
         return f"no ReferenceGrant permits {to}: none in {to.namespace} is from {kind} of {namespace} to {to.kind}"
+
+    def meant(self, ref: Ref) -> str:
+        """The Service of that namespace which has nearly this name."""
+        if not self.names:
+            for namespace, name in self.services:
+                self.names.setdefault(namespace, []).append(name)
+        return self.hints.near(ref.name, self.names.get(ref.namespace, ()), 0.6)
 
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace, its name among them, as the API server adds it."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import Fields, parse_port
 from tproxy.core.hostnames import ANY, parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route

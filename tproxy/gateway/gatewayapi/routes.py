@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields, nearest
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import ANY, intersection, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
 from tproxy.gateway.findings import spelt, then
@@ -95,8 +94,7 @@ class References:
         if not self.world.permits(GROUP, self.thing.kind, self.thing.namespace, ref):
             return "RefNotPermitted", self.world.refused(self.thing.kind, self.thing.namespace, ref)
         if (ref.namespace, ref.name) not in self.world.services:
-            there = (name for namespace, name in self.world.services if namespace == ref.namespace)
-            return "BackendNotFound", f"{ref} does not exist{nearest(ref.name, there, 0.6)}"
+            return "BackendNotFound", f"{ref} does not exist{self.world.meant(ref)}"
         return None
 
 

@@ -59,6 +59,8 @@ class GuardedExchange(Exchange):
             self._guard.answered(endpoint, status_of(reply.status, reply.headers, end))
             if retry is not None and retries.after_reply(retry, reply, end):
                 self._ask_to_retry()
+                if self._done.flags == "UO":
+                    self._done.details = "via_upstream"
         return super().replied(attempt, reply, end)
 
     def late_try(self, attempt: Attempt) -> None:

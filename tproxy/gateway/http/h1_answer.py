@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http.client import responses
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from tproxy.core.http.head import Head, Headers, Reply
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tproxy.gateway.http.h1_server import H1Server
 
 HOLD: Final = 1  # why reading is paused: whoever gets the body is slow
-STATUS: Final = {code: f"HTTP/1.1 {code} {responses.get(code, 'Status')}\r\n" for code in range(100, 600)}
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}  # http.client's dictionary, without http.client
+STATUS: Final = {code: f"HTTP/1.1 {code} {PHRASES.get(code, 'Status')}\r\n" for code in range(100, 600)}
 
 
 class ServerStream:

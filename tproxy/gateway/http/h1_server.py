@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from http.client import responses
 from typing import Final, cast
 
-from tproxy.gateway.http.h1_answer import HOLD, STATUS, ServerStream
+from tproxy.gateway.http.h1_answer import HOLD, PHRASES, STATUS, ServerStream
 from tproxy.gateway.http.h1_body import Body, BodyError, Chunked, Length
 from tproxy.gateway.http.h1_head import BLANK, HEAD_LIMIT, LINE_LIMIT, Refusal, Request, request_head
 from tproxy.gateway.http.h1_out import Outgoing
@@ -244,7 +243,7 @@ class H1Server(Outgoing):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Say so, and read no further: where the next request begins is not known."""
-        text = responses.get(refusal.status, "").encode()
+        text = PHRASES.get(refusal.status, "").encode()
         lines = b"content-length: %d\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n" % len(text)
         self.write(STATUS[refusal.status].encode() + lines + text)
         self.refused(refusal)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import Fields, parse_port
 from tproxy.core.http.filters import (
     DerivedPort,
     Direct,

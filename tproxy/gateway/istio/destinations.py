@@ -12,8 +12,7 @@ from typing import Any
 
 from tproxy.core.balance.limits import NO_CARE, Care
 from tproxy.core.balance.outlier import Outlier
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, Fields
+from tproxy.core.fields import ConfigError, Fields, parse_port
 from tproxy.core.hostnames import is_address, parse_hostname
 from tproxy.core.routes import Backend, BackendTls, ProxyProtocol
 from tproxy.gateway.findings import Findings, ignore, refuse

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar, assert_never
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import ConfigError, nearest
+from tproxy.core.fields import ConfigError, parse_port
 from tproxy.core.hostnames import HostTable, intersection
 from tproxy.core.http.routes import HttpTable
 from tproxy.core.routes import (
@@ -24,7 +23,7 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
-from tproxy.gateway.findings import Findings, by_kind
+from tproxy.gateway.findings import Findings, Hints, by_kind
 from tproxy.gateway.istio.auto import Auto
 from tproxy.gateway.istio.delegates import resolved
 from tproxy.gateway.istio.destinations import policies
@@ -105,14 +104,19 @@ def _bound(virtuals: Iterable[Virtual], gateways: Iterable[Object], findings: Fi
             if name in bound:
                 bound[name].append(made)
             elif name != "mesh":
-                findings.warn(made.thing, "spec.gateways", f"there is no Gateway {name} (IST0101){_meant(name, bound)}")
+                findings.warn(
+                    made.thing,
+                    "spec.gateways",
+                    f"there is no Gateway {name} (IST0101){_meant(name, bound, findings.hints)}",
+                )
     return bound
 
 
-def _meant(name: str, bound: Bound) -> str:
+def _meant(name: str, bound: Bound, hints: Hints) -> str:
     """One of this name in another namespace, or one with nearly this name."""
     bare = name.rpartition("/")[2]
-    return nearest(name, [other for other in bound if other.rpartition("/")[2] == bare], 0) or nearest(name, bound, 0.6)
+    same = [other for other in bound if other.rpartition("/")[2] == bare]
+    return hints.near(name, same, 0) or hints.near(name, bound, 0.6)
 
 
 def _merge(there: list[Server], server: Server, findings: Findings) -> None:

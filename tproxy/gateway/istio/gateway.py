@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tproxy.core.address import parse_address
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields, text_of
+from tproxy.core.fields import Fields, parse_port, text_of
 from tproxy.core.hostnames import parse_hostname
 from tproxy.core.routes import Route, ServerTls, TlsMode
 from tproxy.gateway.acme import acme_route

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import Fields, parse_port
 from tproxy.core.http.routes import Kind, Match, Named, Text
 from tproxy.gateway.findings import refuse
 from tproxy.gateway.http_words import header_name, regex_text

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tproxy.core.balance.outlier import none_can
-from tproxy.core.config import parse_port
-from tproxy.core.fields import Fields
+from tproxy.core.fields import Fields, parse_port
 from tproxy.core.hostnames import covers, is_address, parse_hostname
 from tproxy.core.routes import Backend, Route
 from tproxy.gateway.findings import Findings, ignore, refuse, then
