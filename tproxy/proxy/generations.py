@@ -58,7 +58,7 @@ class Generations:
         self._snapshot: Snapshot | None = None
         self._state: State | None = None
         self._asked = asyncio.Event()
-        self._fresh: tuple[_Supply, Snapshot] | None = None  # delivered, and not looked at yet
+        self._fresh = dict[_Supply, Snapshot]()  # delivered, and not looked at yet
         self._delivered = asyncio.Event()
         self._next: _Supply | None = None  # another source, which has delivered nothing yet
         self._supply = _Supply(config, self._renewed, refused)
@@ -81,8 +81,8 @@ class Generations:
         try:
             while True:
                 asked, changed, others = await self._change()
-                if self._fresh is not None:
-                    await self._take(*self._fresh)
+                while self._fresh:
+                    await self._take(*self._fresh.popitem())
                 if asked or changed or others:
                     await self._reload(asked, asked or changed)
         finally:
@@ -158,7 +158,7 @@ class Generations:
         if not another and (supply is not self._supply or snapshot == self._snapshot):
             return
         if self._first.done():
-            self._fresh = supply, snapshot
+            self._fresh[supply] = snapshot
             self._delivered.set()
             return
         try:
@@ -169,7 +169,6 @@ class Generations:
 
     async def _take(self, supply: _Supply, snapshot: Snapshot) -> None:
         """Credentials that were delivered while we serve."""
-        self._fresh = None
         another = supply is self._next
         if not another and supply is not self._supply:
             return  # of a source that was left meanwhile
