@@ -238,22 +238,22 @@ async def _later(client: Raw, seconds: float) -> list[tuple[int, int, int, bytes
 @in_loop
 async def test_a_body_that_trickles_is_408_but_for_streams_of_grpc_and_what_we_hold(what: str) -> None:
     """Slow POST."""
-    client = Raw(Limits(upload=0.1, rate=100))
+    client = Raw(Limits(upload=0.3, rate=100))
     client.greet()
     kind = [("content-type", "application/grpc")] if what == "grpc" else []
     client.say(client.get(1, {"held": "/held", "answered": "/early"}.get(what, "/"), False, *kind))
     await asyncio.sleep(0)
-    client.say(frame(f.DATA, 0, 1, b"x" * (20 if what == "quick" else 1)))
-    seen = await _later(client, 0.12)
+    client.say(frame(f.DATA, 0, 1, b"x" * (100 if what == "quick" else 1)))
+    seen = await _later(client, 0.32)
     refused = what == "trickles"
     assert [payload for kind, _, _, payload in seen if kind == f.RST_STREAM] == [bytes(4)] * refused  # NO_ERROR
     told = [reset.kind for reset in client.site.sinks[0].resets]
     assert told == {"trickles": [Broken.TIMEOUT], "answered": [Broken.CLOSED]}.get(what, [])
-    assert any("1 bytes in 0.1 s" in why for why in client.site.refused) is refused
+    assert any("1 bytes in 0.3 s" in why for why in client.site.refused) is refused
     assert ended(seen) is None
     if what == "quick":
         client.say(frame(f.DATA, 0, 1, b"x"))
-        assert reset(await _later(client, 0.12)) == {1: Code.NO_ERROR}  # it was quick before
+        assert reset(await _later(client, 0.32)) == {1: Code.NO_ERROR}  # it was quick before
 
 
 @in_loop
