@@ -76,6 +76,8 @@ class Story:
         stage.check("its root is read-only", code != 0 and "Read-only" in out, out)
         shell = self.on.execute("web", SIDECAR, "sh", "-c", "true")
         stage.check("its image has no shell", shell[0] != 0, shell)
+        _, said = self.on.execute("web", SIDECAR, "tproxy", "--version")
+        stage.check("relay and gateway run compiled in it", said.count(": compiled") == 2, said)
 
     def page(self) -> None:
         stage = self.stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from tproxy.core.fields import ConfigError
@@ -13,6 +12,8 @@ _LIMIT = 64 * 1024 * 1024  # bytes of an answer
 
 def page(port: int, path: str, field: str, who: str = "sidecar") -> dict[str, Any]:
     """What a page of JSON says. ConfigError about ``field``, which says the port, if nobody answers."""
+    from http.client import HTTPConnection, HTTPException  # and ssl: not for who serves
+
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

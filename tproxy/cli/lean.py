@@ -1,17 +1,16 @@
 """What other packages import and this process never calls is left out of its memory.
 
 uvloop and asyncio import Python's ``ssl``, which loads a second OpenSSL beside the one that makes our TLS; ``hashlib``
-does, too, and has its own functions without it. prometheus_client imports servers and clients of HTTP for ways of
-serving that we do not take. Together that is 5 MiB of 50 in a gateway (``/proc/PID/smaps_rollup``, Rss).
+does, too, and has its own functions without it. With the servers of prometheus_client (``admin/prometheus.py``) that is
+5 MiB of 50 in a gateway (``/proc/PID/smaps_rollup``, Rss).
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
-
-UNUSED = ("ssl", "http.server", "urllib.request", "wsgiref.simple_server")
 
 
 class _Absent(ModuleType):
@@ -33,6 +32,6 @@ class _Absent(ModuleType):
 
 def leave_out() -> None:
     """Before the first of those that import them. What is there already stays."""
-    for name in UNUSED:
-        sys.modules.setdefault(name, _Absent(name))
+    sys.modules.setdefault("ssl", _Absent("ssl"))
     sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]  # importing it is an ImportError then
+    import_module("tproxy.admin.prometheus")
