@@ -299,7 +299,7 @@ def suite(*names: str) -> tuple[dict[str, TlsListener | TcpListener], Loaded]:
     findings = Findings()
     own = {f"{each.namespace}/{each.name}": each.name for each in objects if each.kind == "Gateway"}
     vault = Vault(objects, Where())
-    found, statuses = gatewayapi.tables(objects, Registry(objects, findings), findings, vault, Site(binds=own))
+    found, _, statuses = gatewayapi.tables(objects, Registry(objects, findings), findings, vault, Site(binds=own))
     served = {bind[0]: each for bind, each in found.listeners.items() if isinstance(each, TlsListener | TcpListener)}
     return served, Loaded(found, tuple(findings.found), statuses)
 

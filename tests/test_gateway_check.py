@@ -270,9 +270,7 @@ def test_an_object_that_stands_twice_says_which_counts(folder: Folder) -> None:
 
 
 def test_what_istio_would_enforce_at_the_gateway_and_we_do_not_is_told(folder: Folder) -> None:
-    head = (
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: %s}\nspec: {}\n"
-    )
+    head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: jwt, namespace: %s}\n"
     folder.write("a.yaml", ISTIO)
     folder.write("p.yaml", head % "shop")
     assert folder.check()[1] == ["1 port, 0 errors, 0 warnings"], "is for other pods"

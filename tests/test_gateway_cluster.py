@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.echo_backend import EchoBackend
 from tests.gateway import ENV, TPROXY, Gateway, Raw, free_port, listens
 from tests.gateway_cluster import BUNDLE, GatewayCluster, path_of
+from tests.test_gateway_policies import policy
 from tests.web import curl, url
 from tproxy.gateway import cluster as cluster_module
 from tproxy.gateway.cluster import Cluster
@@ -159,6 +160,24 @@ def _echoed(port: int) -> bool:
         sock.sendall(b"hello")
         return sock.recv(5) == b"hello"
     return False
+
+
+def test_policies_come_and_go_and_one_that_cannot_be_read_shuts_its_ports(
+    cluster: GatewayCluster, tmp_path: Path
+) -> None:
+    port, backend = free_port(), Raw(echo=True)
+    aim = {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gw"}]}
+    jwt = {"rules": [{"from": [{"source": {"requestPrincipals": ["*"]}}]}]}
+    for one in (gateway(port), route(), *service(backend.port), policy("no", "shop", **aim)):
+        cluster.apply(one)
+    with following(cluster, tmp_path) as gate:
+        assert not _echoed(port)
+        assert gate.record(outcome="refused")["reason"] == "policy"
+        cluster.delete("/apis/security.istio.io/v1/authorizationpolicies", "shop/no")
+        soon(lambda: _echoed(port), "everybody to be let in", gate)
+        cluster.apply(policy("jwt", "shop", **aim, **jwt))
+        soon(lambda: not _echoed(port), "nobody to be let in", gate)
+        gate.said("requestPrincipals")
 
 
 def test_one_object_that_cannot_be_read_keeps_no_other_from_being_served(

@@ -62,6 +62,7 @@ EXPLAIN = """examples:
   tproxy gateway explain conf/ --host shop.example.com --path /cart    on every port that takes HTTP
   tproxy gateway explain conf/ --host shop.example.com --port 80 --header 'x-user: me'
   tproxy gateway explain conf/ --sni a.example.com --host b.example.com --json
+  tproxy gateway explain conf/ --host shop.example.com --from 203.0.113.9    may this address ask for it?
 
 exit codes: 0 a rule is taken, 1 none is, 2 bad input"""
 
@@ -102,6 +103,14 @@ def register(verbs: Verbs) -> None:
     explain_parser.add_argument("--method", default="GET", help="its method (default: GET)")
     explain_parser.add_argument(
         "--header", metavar="NAME:VALUE", action="append", default=[], help="one of its headers; may stand here often"
+    )
+    explain_parser.add_argument(
+        "--from",
+        dest="callers",
+        metavar="SPIFFE_ID|IP",
+        action="append",
+        default=[],
+        help="the caller, for AuthorizationPolicies: its address, its certificate's id, or both, each with a --from",
     )
     explain_parser.add_argument("--port", type=port, help="this port only")
     explain_parser.add_argument("--all", action="store_true", help=f"all the others, not only {SHOWN}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tproxy.cli.gateway_show import backends_of, complained, listeners_of, plain
@@ -12,6 +13,7 @@ from tproxy.cli.gateway_source import load
 from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
+    from tproxy.core.policy.policy import Policy
     from tproxy.core.route_explain import Line, Told
     from tproxy.core.routes import Bind, Listener
     from tproxy.gateway.compile import Loaded
@@ -26,7 +28,7 @@ def explain(args: argparse.Namespace) -> int:
     headers = _checked(args)
     loaded = complained(load(args))
     found = [(bind, listener) for bind, listener in listeners_of(loaded) if _asked(args, listener)]
-    answers = [_told(args, headers, bind, listener) for bind, listener in found]
+    answers = [_told(args, headers, bind, listener, loaded.table.policies.get(bind)) for bind, listener in found]
     if args.json:
         print(json.dumps([_plain(*answer) for answer in answers], indent=2))
     else:
@@ -60,9 +62,10 @@ def _asked(args: argparse.Namespace, listener: Listener) -> bool:
 
 
 def _told(
-    args: argparse.Namespace, headers: list[tuple[str, str]], bind: Bind, listener: Listener
+    args: argparse.Namespace, headers: list[tuple[str, str]], bind: Bind, listener: Listener, policy: Policy | None
 ) -> tuple[Told, list[str]]:
     """The rule on a port, and what it does with the request, where requests are read and a host is known."""
+    from tproxy.cli.gateway_policy import NOBODY, verdict
     from tproxy.core.http.explain import done, request_of, table_of
     from tproxy.core.http.facts import host_of
     from tproxy.core.http.forwarded import Client
@@ -74,10 +77,20 @@ def _told(
     sni = (args.sni or host_of(args.host or "")).lower() or None
     table = table_of(listener, sni)
     if table is None or not host:
-        return told(listener, sni, None), []
+        refusal, lines = verdict(args, policy, bind[1], sni or "", None) if table is None else ("", [])
+        return _judged(told(listener, sni, None), refusal), lines
     head = Head(args.method, "https" if tls else "http", host, args.path, headers)
-    client = Client("192.0.2.1", head.scheme, listener.port, (sni or "") if tls else "")  # RFC 5737: nobody
-    return told(listener, sni, request_of(head, table, client)), list(done(table, head, client))
+    client = Client(str(NOBODY), head.scheme, listener.port, (sni or "") if tls else "")
+    request = request_of(head, table, client)
+    refusal, lines = verdict(args, policy, bind[1], client.sni, request)
+    if refusal:
+        return _judged(told(listener, sni, request), refusal), ["answered 403: RBAC: access denied", *lines]
+    return told(listener, sni, request), [*lines, *done(table, head, client)]
+
+
+def _judged(answer: Told, refusal: str) -> Told:
+    """Who is refused by a policy takes no rule."""
+    return replace(answer, taken=None, refusal=refusal) if refusal else answer
 
 
 def _print(answer: Told, done: list[str], everything: bool) -> None:

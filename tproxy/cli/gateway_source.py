@@ -12,6 +12,7 @@ from tproxy.core.address import parse_address, parse_network
 from tproxy.core.fields import ConfigError
 
 if TYPE_CHECKING:
+    from tproxy.core.policy.istio_policy import Names
     from tproxy.gateway.compile import Loaded
     from tproxy.gateway.settings import Settings
     from tproxy.gateway.site import Site
@@ -38,7 +39,20 @@ def site_of(args: argparse.Namespace) -> Site:
     from tproxy.gateway.site import Site
 
     namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
-    return Site(secrets=Where(namespace, args.secrets_beside), session_key=getattr(args, "session_key", b""))
+    secrets = Where(namespace, args.secrets_beside)
+    return Site(secrets=secrets, names=_names(args), session_key=getattr(args, "session_key", b""))
+
+
+def _names(args: argparse.Namespace) -> Names:
+    """The trust domain that policies mean: that of our identity, or the usual one."""
+    from tproxy.core.policy.istio_policy import Names
+
+    if not (path := getattr(args, "mesh", "")):
+        return Names("cluster.local")
+    from tproxy.cli.gateway_mesh import mesh_of
+
+    config = mesh_of(path)
+    return Names(config.trust_domain, config.trust.aliases, tuple(each.trust_domain for each in config.trust.federated))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Explain; the exit code is the answer."""
     config = _settled(_with_told(labelled(config_of(args))), args.namespace)
     port = option("--port", parse_port, args.port)
-    peer, source = _caller(args.callers)
+    peer, source = caller(args.callers)
     target = option("--to", parse_address, args.to) if args.to else None
     source = _known(source, "--from", Attribute.SOURCE_IP, config)
     target = _known(target, "--to", Attribute.TARGET_IP, config)
@@ -124,7 +124,8 @@ def _settled(config: Config, namespace: str | None) -> Config:
     return settle(named, None)
 
 
-def _caller(values: list[str]) -> tuple[SpiffeId | None, Address | None]:
+def caller(values: list[str]) -> tuple[SpiffeId | None, Address | None]:
+    """What --from says, which may stand there twice."""
     ids = [value for value in values if value.startswith("spiffe:")]
     addresses = [value for value in values if not value.startswith("spiffe:")]
     if len(ids) > 1 or len(addresses) > 1:

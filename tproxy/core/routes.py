@@ -25,6 +25,7 @@ from tproxy.core.hello import Hello, Malformed, NeedMore, NotTls
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.filters import NO_FILTERS, Filters
 from tproxy.core.http.routes import HttpTable
+from tproxy.core.policy.policy import Policy
 from tproxy.core.reason import Deny, Reason
 
 _ACME = ("acme-tls/1",)
@@ -198,6 +199,7 @@ class Table:
     listeners: Mapping[Bind, Listener] = field(default_factory=dict)
     datagrams: Mapping[Bind, UdpListener] = field(default_factory=dict)
     access_log: Wanted | None = None  # None: objects do not say whether they want one
+    policies: Mapping[Bind, Policy] = field(default_factory=dict)  # of ports that not everybody may use
 
 
 def by_hello(listener: TlsListener, first: First) -> Passthrough | Terminate | Deny:

@@ -26,14 +26,15 @@ from tproxy.core.routes import (
     Terminate,
     TlsListener,
 )
+from tproxy.gateway.admission import denied
 from tproxy.gateway.gate import Door
 from tproxy.gateway.greeting import header
 from tproxy.gateway.guards import Guard
 from tproxy.gateway.serve import ended, plain
-from tproxy.gateway.tls import accept, connect
+from tproxy.gateway.tls import accept, connect, proven
 from tproxy.kernel.sock import abort, keep_alive
 from tproxy.proxy import peek
-from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.legs import Leg, PlainLeg, TlsLeg
 from tproxy.proxy.relay import relay
 from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
@@ -81,6 +82,11 @@ async def _legs(
             leg = PlainLeg(down)
     if isinstance(leg, Deny):
         return leg
+    if isinstance(leg, TlsLeg) and (certificate := proven(leg, trace)) is not None:
+        trace.uris = certificate.uris
+    if (refused := denied(door.policy, trace)) is not None:
+        return refused
+    trace.carrying = True  # from here on another policy may cut it
     up = await _upstream(route, hello, trace, door, held)
     return up if isinstance(up, Deny) else (leg, up)
 
@@ -95,7 +101,8 @@ async def _told(down: socket.socket, trace: Trace, door: Door) -> Deny | None:
     found = await header(down, settings.hello, door.gate.reactor)
     if isinstance(found, Deny):
         return found
-    trace.source = found.source or trace.source
+    if found.source is not None:
+        trace.source, trace.carrier = found.source, trace.source
     return None
 
 

@@ -12,6 +12,7 @@ from tproxy.gateway.gatewayapi import dialect as gatewayapi
 from tproxy.gateway.istio import dialect as istio
 from tproxy.gateway.istio.telemetry import access_log
 from tproxy.gateway.objects import Object
+from tproxy.gateway.policies import Pod, guards
 from tproxy.gateway.registry import Registry
 from tproxy.gateway.secrets import Material, Vault
 from tproxy.gateway.site import ANYWHERE, Site
@@ -47,12 +48,14 @@ def compile_table(
     strangers(things, site.secrets.namespace, labels, findings)
     registry, vault = Registry(things, findings, site.trusting), Vault(things, site.secrets, site.session_key)
     served = istio.listeners(things, registry, labels, findings, vault)
-    others, statuses = gatewayapi.tables(things, registry, findings, vault, site)
+    others, owners, statuses = gatewayapi.tables(things, registry, findings, vault, site)
     for bind, listener in others.listeners.items():
         if served.setdefault(bind, listener) is not listener:
             findings.error(ConfigError("", f"port {bind[1]}", "both Istio's and Gateway API's Gateways want it"))
     logged = access_log(things, labels, findings, site.secrets.namespace)
-    return Loaded(Table(served, others.datagrams, logged), tuple(findings.found), statuses, vault.material)
+    binds = (*served, *others.datagrams)
+    policies = guards(things, binds, Pod(site.secrets.namespace, labels), owners, site.names, findings)
+    return Loaded(Table(served, others.datagrams, logged, policies), tuple(findings.found), statuses, vault.material)
 
 
 def _unique(objects: Iterable[Object], findings: Findings) -> list[Object]:

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tproxy.core.address import Address, Endpoint
+from tproxy.core.policy.policy import Policy
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Outcome, Record
 from tproxy.core.routes import UdpListener, choose
+from tproxy.gateway.admission import denied
 from tproxy.kernel.datagram import LARGEST, Datagram, answer, receive, towards
 from tproxy.proxy.pump import Moved
+from tproxy.proxy.server import Choice
 from tproxy.proxy.trace import Trace
 
 log = logging.getLogger("tproxy")
@@ -53,9 +56,11 @@ class Datagrams:
         sock: socket.socket,
         listener: Callable[[], UdpListener | None],
         finished: Callable[[Record], None],
+        policy: Callable[[], Policy | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sock, self._listener, self._finished, self._clock = sock, listener, finished, clock
+        self._policy = policy
         self._flows: OrderedDict[_Key, Flow] = OrderedDict()  # the one that has been still longest first
         self._of_one: Counter[str] = Counter()
         self._loop, self._full = asyncio.get_running_loop(), False
@@ -75,6 +80,13 @@ class Datagrams:
         for flow in list(self._flows.values()):
             self._end(flow, Outcome.CUT)
         self._sock.close()
+
+    def cut(self, chosen: Choice) -> None:
+        """End the flows that are chosen."""
+        carried = {flow.trace: flow for flow in self._flows.values() if flow.up is not None}
+        for trace, verdict in list(chosen(carried)):
+            trace.verdict = verdict
+            self._end(carried[trace], Outcome.CUT)
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -119,6 +131,7 @@ class Datagrams:
         key = came.source, came.local
         made = Flow(key, trace, up if isinstance(up, socket.socket) else None, self._clock())
         self._flows[key] = made
+        trace.carrying = made.up is not None
         self._of_one[address] += 1
         if isinstance(up, Deny):
             self._finished(trace.refused(up))
@@ -132,6 +145,8 @@ class Datagrams:
         if listener.route is None:
             return Deny(Reason.NO_ROUTE, f"no UDPRoute is bound to port {listener.port}", listener.server)
         trace.rule = listener.route.name
+        if (deny := denied(self._policy(), trace)) is not None:
+            return deny
         backend = choose(listener.route, random.random())
         if isinstance(backend, Deny):
             return backend

@@ -13,10 +13,12 @@ from functools import partial
 
 from tproxy.core.access_log import EVERY
 from tproxy.core.address import Address
+from tproxy.core.policy.policy import Policy
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Direction, Record
 from tproxy.core.routes import Bind, Listener, Table, UdpListener
 from tproxy.core.settings import Relay
+from tproxy.gateway.admission import fallen
 from tproxy.gateway.contexts import Contexts
 from tproxy.gateway.datagrams import Datagrams
 from tproxy.gateway.http.limits import Limits
@@ -58,6 +60,11 @@ class Door:
     def listener(self) -> Listener | None:
         """What the port serves now; None when it has just been taken away."""
         return self.gate.table.listeners.get(self.bind)
+
+    @property
+    def policy(self) -> Policy | None:
+        """Who may use the port; None: everybody."""
+        return self.gate.table.policies.get(self.bind)
 
 
 @dataclass(slots=True)
@@ -109,7 +116,9 @@ class Gate:
                 fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
             for bind in self._of_udp(table):
                 sock = datagram_socket(bind[0] or self.settings.host, bind[1])
-                datagrams[bind] = Datagrams(sock, partial(self._datagram_listener, bind), self.finished)
+                datagrams[bind] = Datagrams(
+                    sock, partial(self._datagram_listener, bind), self.finished, partial(self._policy, bind)
+                )
         except KernelError:
             for server in fresh.values():
                 server.listener.close()
@@ -137,6 +146,16 @@ class Gate:
         for each in datagrams.values():
             each.start()
         self._datagrams |= datagrams
+        self._recheck()
+
+    def _recheck(self) -> None:
+        """Bytes that are carried and would not be let in now are cut; requests are asked about one by one."""
+        for bind, server in self._servers.items():
+            if (policy := self.table.policies.get(bind)) is not None:
+                server.cut(partial(fallen, policy))
+        for bind, each in self._datagrams.items():
+            if (policy := self.table.policies.get(bind)) is not None:
+                each.cut(partial(fallen, policy))
 
     def join(self, state: State) -> None:
         """Another generation of our identity: who would not be let in by it is cut."""
@@ -148,6 +167,9 @@ class Gate:
         """Cut those of the mesh whose certificates have ended."""
         for server in (*self._servers.values(), *self._closed):
             server.cut(lambda traces: overdue(traces, clock))
+
+    def _policy(self, bind: Bind) -> Policy | None:
+        return self.table.policies.get(bind)
 
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
         return self.table.datagrams.get(bind)

@@ -76,5 +76,6 @@ CUSTOM = (
     Kind("DestinationRule", "destinationrules", _ISTIO, _IV),
     Kind("ServiceEntry", "serviceentries", _ISTIO, _IV),
     Kind("Telemetry", "telemetries", "telemetry.istio.io", ("v1", "v1alpha1")),
+    Kind("AuthorizationPolicy", "authorizationpolicies", "security.istio.io", ("v1", "v1beta1")),
 )
 WITH_STATUS = {kind.name: kind for kind in CUSTOM if kind.group == _API and kind.name != "ReferenceGrant"}

@@ -89,7 +89,7 @@ class _Served:
     """One connection, whichever codec it gets."""
 
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
-        self.web, self.trace, self.caller, self.table = door.gate.web, trace, caller, table
+        self.door, self.web, self.trace, self.caller, self.table = door, door.gate.web, trace, caller, table
         self.loop = asyncio.get_running_loop()
         self.made: Codec
         self._ended: asyncio.Future[Exception | None] = self.loop.create_future()
@@ -112,7 +112,7 @@ class _Served:
 
     def _accept(self, stream: Stream, head: Head, end: bool) -> Sink:
         """A request; its table is that of this moment."""
-        return accept(self.web.engine, self.table(), self.caller, self.trace, stream, head, end)
+        return accept(self.web.engine, self.table(), self.door.policy, self.caller, self.trace, stream, head, end)
 
     def _refused(self, refusal: Refusal) -> None:
         self.web.journal.refused(refusal, self.trace)

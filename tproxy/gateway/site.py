@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError
+from tproxy.core.policy.istio_policy import Names
 from tproxy.core.routes import Bind
 from tproxy.gateway.objects import Object
 from tproxy.gateway.secrets import Where
@@ -13,6 +14,9 @@ from tproxy.gateway.secrets import Where
 
 def _any(_: str) -> bool:
     return True
+
+
+_USUAL = Names("cluster.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class Site:
     binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with an address of their own
     taken: frozenset[Bind] = frozenset()  # ports that cannot be had
     bundles: Mapping[str, str] = field(default_factory=dict)  # versions of the Gateway API that definitions are of
+    names: Names = _USUAL  # the mesh's trust domain, as policies name it
     session_key: bytes = field(default=b"", repr=False)  # of this process and its workers; a Secret's goes before it
 
 

@@ -17,7 +17,7 @@ _SECURITY = ("security.istio.io", "extensions.istio.io")
 def strangers(things: Iterable[Object], namespace: str, labels: Mapping[str, str], findings: Findings) -> None:
     """Warnings; ``namespace`` and ``labels`` are the gateway pod's."""
     for thing in things:
-        if thing.group in _SECURITY and _for_us(thing, namespace, labels):
+        if thing.group in _SECURITY and thing.kind not in _KINDS and _for_us(thing, namespace, labels):
             why = "is not read by this gateway: nothing of it is enforced here"
             findings.warn(thing, "kind", why)
         elif (thing.group, thing.kind) == ("networking.k8s.io", "Ingress"):

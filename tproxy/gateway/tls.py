@@ -74,7 +74,7 @@ async def secure(
     if isinstance(leg, Deny):
         return leg
     leg.sock = socket.socket(fileno=sock.detach())  # the transport's alone, which may outlive the connection's task
-    told = Told(trace.sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()), _proven(leg, trace), trace.own)
+    told = Told(trace.sni, leg.tls.alpn, TlsFacts(*leg.tls.agreed()), proven(leg, trace), trace.own)
     return door.gate.reactor.attach(leg, factory(told), told)
 
 
@@ -227,7 +227,7 @@ def _reason(code: int, otherwise: Reason) -> Reason:
     return otherwise if found is Reason.PEER_UNTRUSTED else found
 
 
-def _proven(leg: TlsLeg, trace: Trace) -> PeerCertificate | None:
+def proven(leg: TlsLeg, trace: Trace) -> PeerCertificate | None:
     """The client's certificate, if it showed one and that holds."""
     if trace.proven is not None:
         return peer_certificate(trace.proven.chain)

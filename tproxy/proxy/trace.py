@@ -46,6 +46,8 @@ class Trace:
     local: bool = False  # the target is this pod's own address
     carrying: bool = False  # admitted, and not ended yet
     proven: Session | None = None  # None: plaintext
+    carrier: Endpoint | None = None  # who sent the packets, where a PROXY header names the source
+    uris: tuple[str, ...] = ()  # of a gateway's client's verified certificate
     ends: float = math.inf  # monotonic
     verdict: Deny | None = None  # why we cut it, if we do
 

@@ -26,6 +26,7 @@ class Link(Protocol):
     """A client's connection, for values that tell of it."""
 
     source: Endpoint
+    carrier: Endpoint | None  # who sent the packets, where a PROXY header names the source
     target: Endpoint
     tls: TlsFacts | None
     own: str  # our SPIFFE id, if we showed it

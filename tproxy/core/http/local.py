@@ -25,6 +25,7 @@ class Answer:
     flags: str
     why: str
     delay: float = 0.0  # seconds before it is sent
+    details: str = ""  # as Envoy's access log has them, where the flags do not say it
 
 
 def is_grpc(head: Head) -> bool:
@@ -47,6 +48,7 @@ def local(
     why: str = "",
     grpc_status: int | None = None,
     delay: float = 0.0,
+    details: str = "",
 ) -> Answer:
     """An answer in the form that the client reads: for gRPC trailers only, with status 200."""
     made: Headers = list(headers or ())
@@ -63,4 +65,4 @@ def local(
             made.append(("content-length", str(len(body))))
     if flavour is Flavour.ISTIO:
         made.append(("server", "istio-envoy"))
-    return Answer(Reply(status, made), b"" if head.method == "HEAD" else body, rule, flags, why, delay)
+    return Answer(Reply(status, made), b"" if head.method == "HEAD" else body, rule, flags, why, delay, details)

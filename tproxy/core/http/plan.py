@@ -28,6 +28,9 @@ from tproxy.core.http.path import BadPathError, changed, checked, normal, unesca
 from tproxy.core.http.redirect import location, matched
 from tproxy.core.http.routes import Entry, HttpTable, Kind, Rule
 from tproxy.core.http.weights import by_weight
+from tproxy.core.policy.policy import Policy
+from tproxy.core.policy.visit import called
+from tproxy.core.reason import Deny
 from tproxy.core.routes import Backend
 
 Draw = Callable[[], float]
@@ -35,12 +38,19 @@ _ISTIO: Final = Flavour.ISTIO
 _GATEWAY_API: Final = Flavour.GATEWAY_API
 _PLAIN: Final = {flavour: Respond(flavour) for flavour in Flavour}
 _NO_UPSTREAM: Final = b"no healthy upstream"
+_REFUSED: Final = b"RBAC: access denied"
 
 
 def plan(
-    table: HttpTable, head: Head, client: Client, draw: Draw, new_id: Callable[[], str], clock: Draw = float
+    table: HttpTable,
+    head: Head,
+    client: Client,
+    draw: Draw,
+    new_id: Callable[[], str],
+    clock: Draw = float,
+    policy: Policy | None = None,
 ) -> Answer | Forward:
-    """The one decision for a request."""
+    """The one decision for a request; first of all whether ``policy``, if there is one, lets it in."""
     path, mark, query = head.target.partition("?")
     flavour = table.flavour
     try:
@@ -51,6 +61,8 @@ def plan(
     if flavour is _GATEWAY_API and (bare := unescaped(path)) is not None:
         return _again(head, f"{normal(bare, flavour)}{mark}{query}")
     facts = Facts(head, host_of(head.authority), path, query, client, new_id)
+    if policy is not None and (denied := _denied(policy, table, head, client, facts)):
+        return denied
     if table.owners is not None and (refused := _misdirected(table, table.owners, head, facts)):
         return refused
     found = table.index.find(facts.host)
@@ -66,6 +78,18 @@ def _again(head: Head, target: str) -> Answer:
         return local(head, Flavour.GATEWAY_API, 400, why="escaped slashes in a gRPC path")
     to = [("location", target)]  # it has one slash at its beginning, so it names no host
     return local(head, Flavour.GATEWAY_API, 307, headers=to, why="path_with_escaped_slashes: redirected without them")
+
+
+def _denied(policy: Policy, table: HttpTable, head: Head, client: Client, facts: Facts) -> Answer | None:
+    """In Envoy's words to the client, which tell it nothing of the policies."""
+    assert client.link is not None
+    uris = client.peer.uris if client.peer is not None else ()
+    answer = policy.check(called(client.link, uris, client.sni, facts))
+    if not isinstance(answer, Deny):
+        return None
+    details = f"rbac_access_denied_matched_policy[{answer.rule}]"
+    why = f"{answer.why}: {answer.rule}"
+    return local(head, table.flavour, 403, body=_REFUSED, rule=answer.rule, why=why, details=details)
 
 
 def _misdirected(table: HttpTable, owners: HostTable[str], head: Head, facts: Facts) -> Answer | None:

@@ -1,6 +1,6 @@
-"""What a rule of Istio's asks of a connection: texts with ``*``, networks, ports, and what must not be.
+"""What a rule of Istio's asks of a connection, or at a gateway of a request: texts, networks, ports, what must not be.
 
-Source: Istio's AuthorizationPolicy (security.istio.io/v1), the attributes that exist below HTTP.
+Source: Istio's AuthorizationPolicy (security.istio.io/v1), without the attributes that a JWT has.
 
 >>> Text.parse("cluster.local/ns/shop/*").matches("cluster.local/ns/shop/sa/web")
 True
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Protocol
 
 from tproxy.core.address import Address, Network, contains
 from tproxy.core.identity import SpiffeId
@@ -25,6 +26,7 @@ class Call:
     source: Address
     target: Address
     shown: SpiffeId | None = None  # as the certificate says it, where that is another name
+    visit: Visit | None = None
 
     @property
     def principals(self) -> tuple[str, ...]:
@@ -36,6 +38,17 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.peer or 'a caller without identity'} at {self.source}"
+
+
+class Visit(Protocol):
+    """What only a gateway knows of a caller."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether this is a request; bytes else."""
+
+    def facts(self, condition: Condition, strict: bool) -> tuple[str | Address, ...]:
+        """What a condition is about; ``strict``: in that reading alone in which it counts for the caller."""
 
 
 class _Match(StrEnum):
@@ -90,9 +103,17 @@ class Attribute(StrEnum):
     SOURCE_IP = "source.ip"
     TARGET_IP = "destination.ip"
     PORT = "destination.port"
+    # the rest is a gateway's
+    REMOTE_IP = "remote.ip"
+    SNI = "connection.sni"
+    HOST = "request.host"  # this name and the next two are ours: Istio has them in ``operation`` only
+    METHOD = "request.method"
+    PATH = "request.path"
+    HEADER = "request.headers"
 
 
 Value = Text | Network | int
+_OF_REQUESTS = (Attribute.HOST, Attribute.METHOD, Attribute.PATH, Attribute.HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,7 @@ class Condition:
     """Holds if any of the values matches (none: always) and none of the others does.
 
     A namespace or an account of another trust domain, and an alias's true name, count against a caller, never for it.
+    So does a question about requests where there are none: it lets nobody in, and spares nobody (Istio's TCP filter).
     """
 
     attribute: Attribute
@@ -108,29 +130,32 @@ class Condition:
     field: str  # where it stands, such as from[0].source.principals
     domain: str  # our own trust domain
     lets_in: bool = True  # a condition of an ALLOW rule
+    name: str = ""  # of the header
 
     def holds(self, call: Call) -> bool:
         """Of a caller whose id, if any, is verified already."""
+        if self.attribute in _OF_REQUESTS and not (call.visit is not None and call.visit.asks):
+            return not self.lets_in
         wanted = not self.values or self._any(self.values, call, strict=self.lets_in)
         return wanted and not self._any(self.others, call, strict=not self.lets_in)
 
     def _any(self, values: tuple[Value, ...], call: Call, strict: bool) -> bool:
         if not values:
             return False
-        facts = _facts(self.attribute, call, self.domain if strict else "")
+        facts = _facts(self, call, self.domain if strict else "")
         return any(_matches(value, fact) for value in values for fact in facts)
 
     def found(self, call: Call) -> str:
         """What the caller has instead, for people."""
-        facts = [str(fact) for fact in _facts(self.attribute, call, "")]
+        facts = [str(fact) for fact in _facts(self, call, "")]
         wanted = ", ".join(map(str, self.values))
         parts = [f"wants {wanted}" if wanted else "", f"not {', '.join(map(str, self.others))}" if self.others else ""]
         return f"{self.field} {' but '.join(filter(None, parts))}, found {' '.join(facts) or 'none'}"
 
 
-def _facts(attribute: Attribute, call: Call, domain: str) -> tuple[str | Address | int, ...]:
+def _facts(condition: Condition, call: Call, domain: str) -> tuple[str | Address | int, ...]:
     """``domain``: names count in Istio's form of ids and in this trust domain alone; empty: as Istio finds them."""
-    match attribute:
+    match condition.attribute:
         case Attribute.PRINCIPAL:
             return call.principals[:1] if domain else call.principals
         case Attribute.NAMESPACE:
@@ -143,6 +168,8 @@ def _facts(attribute: Attribute, call: Call, domain: str) -> tuple[str | Address
             return (call.target,)
         case Attribute.PORT:
             return (call.port,)
+        case _:
+            return call.visit.facts(condition, bool(domain)) if call.visit is not None else ()
 
 
 def _names(peer: SpiffeId | None, domain: str) -> tuple[tuple[str, str], ...]:

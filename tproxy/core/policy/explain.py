@@ -70,9 +70,7 @@ def _answer(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: C
 def asks_for(attribute: Attribute, config: Config) -> bool:
     """Whether anything here depends on this fact, so that it must be known."""
     ours = attribute is Attribute.SOURCE_IP and any(rule.sources for rule in config.policy.rules)
-    rules = [rule for each in (*config.policy.objects, *config.policy.trials) for rule in each.rules]
-    clauses = [clause for rule in rules for clause in (*rule.sources, *rule.operations, rule.when)]
-    return ours or any(condition.attribute is attribute for clause in clauses for condition in clause)
+    return ours or any(condition.attribute is attribute for condition in config.policy.conditions())
 
 
 def _lines(call: Call, config: Config) -> list[Line]:

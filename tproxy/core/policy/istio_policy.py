@@ -1,4 +1,6 @@
-"""Istio's AuthorizationPolicy, its part below HTTP: an object's spec becomes an ``Authorization``, or a ConfigError.
+"""Istio's AuthorizationPolicy: an object's spec becomes an ``Authorization``, or a ConfigError.
+
+A sidecar reads the part below HTTP, a gateway all but what JWTs say.
 
 Whatever this part does not have is refused, never skipped: a rule with one condition fewer lets more callers in. So are
 values that could never match, since a DENY with one denies nobody.
@@ -6,7 +8,8 @@ values that could never match, since a DENY with one denies nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,10 +21,38 @@ from tproxy.core.policy.conditions import Attribute, Condition, Text, Value
 from tproxy.core.policy.manifest import Manifest
 
 T = TypeVar("T")
-_HTTP = "is a condition of HTTP or of a gateway, which this sidecar does not read; without it the rule would match more"
 _SOURCE = ("requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks")
 _OPERATION = ("hosts", "notHosts", "methods", "notMethods", "paths", "notPaths")
 _ANY_LOCAL = "cluster.local"  # in principals Istio takes it for the mesh's own trust domain, whatever that is called
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one kind of reader can ask of a caller, besides ids, addresses and ports."""
+
+    why: str  # a condition cannot be read
+    targets: bool = False  # objects may aim at it by name (targetRefs)
+    sources: tuple[tuple[str, str, Attribute], ...] = ()
+    operations: tuple[tuple[str, str, Attribute], ...] = ()
+    when: tuple[Attribute, ...] = ()
+
+
+SIDECAR = Reach(
+    "is a condition of HTTP or of a gateway, which this sidecar does not read; without it the rule would match more"
+)
+GATEWAY = Reach(
+    "is a condition that this gateway does not read; without it the rule would match more",
+    True,
+    (("remoteIpBlocks", "notRemoteIpBlocks", Attribute.REMOTE_IP),),
+    (
+        ("hosts", "notHosts", Attribute.HOST),
+        ("methods", "notMethods", Attribute.METHOD),
+        ("paths", "notPaths", Attribute.PATH),
+    ),
+    (Attribute.REMOTE_IP, Attribute.SNI, Attribute.HEADER),
+)
+_WHEN = (Attribute.PRINCIPAL, Attribute.NAMESPACE, Attribute.SOURCE_IP, Attribute.TARGET_IP, Attribute.PORT)
+_HEADER = re.compile(r"request\.headers\[([A-Za-z0-9!#$%&'*+.^_`|~-]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +80,16 @@ class Names:
         return tuple(dict.fromkeys(named))
 
 
-def authorization(manifest: Manifest, names: Names) -> Authorization:
+def authorization(manifest: Manifest, names: Names, reach: Reach = SIDECAR) -> Authorization:
     """ConfigError names file, object, field and value."""
     spec = manifest.fields()
     for key in ("targetRef", "targetRefs"):
-        if spec.raw(key) is not None:
+        if spec.raw(key) is not None and not reach.targets:
             raise spec.error(key, "aims at a gateway or a waypoint; a sidecar is selected by selector", spec.raw(key))
     if spec.raw("provider") is not None or spec.raw("action") == "CUSTOM":
-        raise spec.error("action", "asks an external authorizer, which this sidecar cannot", spec.raw("action"))
+        raise spec.error("action", "asks an external authorizer, which is not supported", spec.raw("action"))
     action = Action(spec.choice("action", Action.ALLOW, list(Action)))
-    rules = tuple(_Reader(entry, manifest.namespace, action, names).rule() for entry in spec.each("rules"))
+    rules = tuple(_Reader(entry, manifest.namespace, action, names, reach).rule() for entry in spec.each("rules"))
     if action is not Action.ALLOW and not rules:
         raise spec.error("rules", f"is empty, so this {action} would never match; [{{}}] matches everyone")
     if action is Action.AUDIT and manifest.dry_run:
@@ -75,6 +106,7 @@ class _Reader:
     namespace: str
     action: Action
     names: Names
+    reach: Reach
 
     def rule(self) -> AuthorizationRule:
         """``from``, ``to`` and ``when``; each may be left out, none may be empty."""
@@ -85,28 +117,38 @@ class _Reader:
         return AuthorizationRule(sources, operations, when)
 
     def _source(self, source: Fields) -> Clause:
-        _refuse(source, _SOURCE)
+        more = self._more(source, self.reach.sources, _SOURCE)
         accounts = self._condition(source, "serviceAccounts", "notServiceAccounts", Attribute.ACCOUNT)
         named = self._condition(source, "principals", "notPrincipals", Attribute.PRINCIPAL)
         spaces = self._condition(source, "namespaces", "notNamespaces", Attribute.NAMESPACE)
         if accounts and (named or spaces):
             raise source.error("serviceAccounts", "cannot stand beside principals or namespaces, says Istio")
         blocks = self._condition(source, "ipBlocks", "notIpBlocks", Attribute.SOURCE_IP)
-        return _clause(source, (*accounts, *named, *spaces, *blocks))
+        return _clause(source, (*accounts, *named, *spaces, *blocks, *more))
 
     def _operation(self, operation: Fields) -> Clause:
-        _refuse(operation, _OPERATION)
-        return _clause(operation, self._condition(operation, "ports", "notPorts", Attribute.PORT))
+        more = self._more(operation, self.reach.operations, _OPERATION)
+        return _clause(operation, (*self._condition(operation, "ports", "notPorts", Attribute.PORT), *more))
+
+    def _more(self, fields: Fields, pairs: Iterable[tuple[str, str, Attribute]], all_of_it: Iterable[str]) -> Clause:
+        """What this reader can ask besides; ConfigError for the rest of what Istio knows here."""
+        known = {key for *keys, _ in pairs for key in keys}
+        for key in all_of_it:
+            if key not in known and fields.raw(key) is not None:
+                raise fields.error(key, self.reach.why, fields.raw(key))
+        return tuple(each for key, other, attribute in pairs for each in self._condition(fields, key, other, attribute))
 
     def _when(self, entry: Fields) -> Condition:
-        keys = [each.value for each in Attribute if each is not Attribute.ACCOUNT]
-        key = entry.raw("key", "")
-        if key not in keys:
-            raise entry.error("key", f"{_HTTP}. Known here: {', '.join(keys)}", key, keys)
-        found = _clause(entry, self._condition(entry, "values", "notValues", Attribute(key)))
-        return found[0]
+        known = (*_WHEN, *self.reach.when)
+        key, name = str(entry.raw("key", "")), ""
+        if Attribute.HEADER in known and (found := _HEADER.fullmatch(key)):
+            key, name = Attribute.HEADER.value, found[1].lower()
+        elif key not in known or key == Attribute.HEADER:
+            keys = [f"{each}[name]" if each is Attribute.HEADER else each.value for each in known]
+            raise entry.error("key", f"{self.reach.why}. Known here: {', '.join(keys)}", key, keys)
+        return _clause(entry, self._condition(entry, "values", "notValues", Attribute(key), name))[0]
 
-    def _condition(self, fields: Fields, key: str, other: str, attribute: Attribute) -> Clause:
+    def _condition(self, fields: Fields, key: str, other: str, attribute: Attribute, name: str = "") -> Clause:
         """One condition, or none if neither list is there."""
         parse = self._parser(attribute)
         values, others = (
@@ -115,7 +157,8 @@ class _Reader:
         if not values and not others:
             return ()
         where = fields.name(key if values else other).removeprefix("spec.")
-        return (Condition(attribute, values, others, where, self.names.own, self.action is Action.ALLOW),)
+        lets_in = self.action is Action.ALLOW
+        return (Condition(attribute, values, others, where, self.names.own, lets_in, name),)
 
     def _parser(self, attribute: Attribute) -> Callable[[Any], tuple[Value, ...]]:
         match attribute:
@@ -125,10 +168,16 @@ class _Reader:
                 return text_of(lambda text: (Text.parse(_without_slash(text)),))
             case Attribute.ACCOUNT:
                 return text_of(lambda text: (Text.parse(self._account(text)),))
-            case Attribute.SOURCE_IP | Attribute.TARGET_IP:
+            case Attribute.SOURCE_IP | Attribute.TARGET_IP | Attribute.REMOTE_IP:
                 return text_of(lambda text: (parse_network(text),))
             case Attribute.PORT:
                 return lambda value: (parse_port(value),)
+            case Attribute.HOST:
+                return text_of(lambda text: (Text.parse(text.lower()),))
+            case Attribute.PATH:
+                return text_of(lambda text: (Text.parse(_path(text)),))
+            case Attribute.METHOD | Attribute.HEADER | Attribute.SNI:
+                return text_of(lambda text: (Text.parse(text),))
 
     def _account(self, text: str) -> str:
         """``name`` in the object's own namespace, or ``namespace/name``."""
@@ -136,12 +185,6 @@ class _Reader:
         if not is_segment(name) or (slash and not is_segment(namespace)):
             raise ValueError("expected a service account, or namespace/account, without wildcards")
         return f"{namespace or self.namespace}/{name}"
-
-
-def _refuse(fields: Fields, unsupported: Collection[str]) -> None:
-    for key in unsupported:
-        if fields.raw(key) is not None:
-            raise fields.error(key, _HTTP, fields.raw(key))
 
 
 def _some(fields: Fields, key: str) -> list[Fields]:
@@ -174,6 +217,14 @@ def _list(fields: Fields, key: str, parse: Callable[[Any], T]) -> tuple[T, ...]:
 def _without_slash(text: str) -> str:
     if "/" in text:
         raise ValueError("a namespace has no slash")
+    return text
+
+
+def _path(text: str) -> str:
+    if "{" in text:
+        raise ValueError("templates ({*}) are not supported; * may stand once, at the start or at the end")
+    if "?" in text:
+        raise ValueError("paths are compared without their query; this would never match")
     return text
 
 

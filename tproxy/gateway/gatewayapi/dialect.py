@@ -13,7 +13,7 @@ from tproxy.core import routes as model
 from tproxy.core.fields import ConfigError
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.routes import Entry
-from tproxy.core.routes import Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
+from tproxy.core.routes import Bind, Chain, Closed, Passthrough, Route, Table, Terminate, TlsMode
 from tproxy.gateway.findings import Findings, by_kind
 from tproxy.gateway.gatewayapi import gateways, http
 from tproxy.gateway.gatewayapi.backend_policies import Policies
@@ -33,6 +33,7 @@ _ALL = ("v1", "v1beta1", "v1alpha3", "v1alpha2")
 _ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
 _READ = ("GatewayClass", "Gateway", "ListenerSet", "ReferenceGrant", "BackendTLSPolicy", *_ROUTES)
 Statuses = dict[str, dict[str, Any]]  # by ``kind namespace/name``
+Owners = dict[Bind, tuple[Object, ...]]  # the Gateways that a port belongs to
 _Key = tuple[str, str]
 
 
@@ -69,8 +70,8 @@ class _Reading:
 
 def tables(
     objects: Iterable[Object], registry: Registry, findings: Findings, vault: Vault, site: Site = ANYWHERE
-) -> tuple[Table, Statuses]:
-    """What is served, and every status."""
+) -> tuple[Table, Owners, Statuses]:
+    """What is served, for which Gateways, and every status."""
     things = list(objects)
     kinds, world = by_kind(things, GROUP, _READ, _ALL, findings, " yet"), World.of(things, findings, vault)
     statuses: Statuses = {}
@@ -91,7 +92,11 @@ def tables(
         statuses |= {str(each.thing): each.status() for each in made.sets}
     statuses |= {str(each.thing): each.status() for each in policies.every if each.ancestors}
     gateways.warn(served, findings)
-    return _table(ports, reading.taken), statuses
+    owners = {
+        bind: tuple({id(made := reading.gateways[id(one)]): made.thing for one in found}.values())
+        for bind, found in (*ports.streams.items(), *ports.datagrams.items())
+    }
+    return _table(ports, reading.taken), owners, statuses
 
 
 def _classes(things: list[Object], site: Site, statuses: Statuses, findings: Findings) -> set[str] | None:
@@ -284,4 +289,4 @@ def _chain(one: Listener, tls: model.ServerTls, route: Route) -> Chain:
     return Terminate(one.title, tls, route, one.acme)
 
 
-__all__ = ["CONTROLLER", "Statuses", "tables"]
+__all__ = ["CONTROLLER", "Owners", "Statuses", "tables"]

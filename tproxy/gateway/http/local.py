@@ -27,7 +27,7 @@ class Local:
 
     def _tell(self) -> None:
         answer, done = self._answer, self._done
-        done.rule, done.flags, done.why = answer.rule, answer.flags, answer.why
+        done.rule, done.flags, done.why, done.details = answer.rule, answer.flags, answer.why, answer.details
         done.status, done.sent_bytes, done.ended = answer.reply.status, len(answer.body), self._engine.clock()
         respond(self._stream, answer)
         self._engine.done(done)
