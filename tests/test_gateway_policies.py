@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import gateway as gw
 from tests.web import api_gateway, http_route, rule, service, to
 from tproxy.core.address import Endpoint
 from tproxy.core.certificates.subject import PeerCertificate
+from tproxy.core.fields import ConfigError
 from tproxy.core.http.forwarded import Client
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
@@ -218,6 +220,35 @@ def test_a_policy_that_cannot_be_read_shuts_the_ports_that_it_is_for(spec: dict[
     assert any(said in error.text and "AuthorizationPolicy" in error.text for error in found.errors), found.findings
     assert status(found) == 403
     assert bytes_of(found) is not None
+
+
+WORDS = st.sampled_from(
+    re.findall(
+        r"\S+",
+        """rules from to when source operation selector matchLabels targetRefs targetRef group kind name action provider
+        key values notValues paths notPaths hosts methods ports ipBlocks remoteIpBlocks principals namespaces DENY ALLOW
+        AUDIT Gateway /a* * a.test 80 10.0.0.0/8 request.headers[x] connection.sni cluster.local/ns/a/sa/b""",
+    )
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORDS | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(spec=JSON | st.fixed_dictionaries({"rules": st.lists(JSON, max_size=2)}), notes=JSON, created=JSON)
+def test_whatever_stands_in_a_policy_it_is_read_or_shuts(spec: Any, notes: Any, created: Any) -> None:
+    hostile = policy()
+    hostile["spec"] = spec
+    hostile["metadata"] |= {"annotations": notes, "creationTimestamp": created}
+    try:
+        found = load(hostile)
+    except ConfigError:
+        return  # no object at all, which whoever reads it says
+    if found.errors:
+        assert status(found) == 403 and bytes_of(found) is not None
 
 
 def test_a_policy_for_other_pods_is_none_of_our_business_even_if_it_cannot_be_read() -> None:

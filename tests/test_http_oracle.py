@@ -46,6 +46,7 @@ class Echo(BaseHTTPRequestHandler):
     """Says what it was asked."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # 40 ms a request else
 
     def do_GET(self) -> None:
         told = {"path": self.path, "headers": [[name.lower(), value] for name, value in self.headers.items()]}
@@ -72,6 +73,7 @@ def _hcm(flavour: Flavour, routes: list[dict[str, Any]]) -> dict[str, Any]:
         }
     router = {"@type": f"{TYPE}.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": flavour is API}
     cors = {"@type": f"{TYPE}.extensions.filters.http.cors.v3.Cors"}
+    rbac = {"@type": f"{TYPE}.extensions.filters.http.rbac.v3.RBAC"}  # without rules everybody is let in
     return {
         "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "x",
@@ -79,6 +81,7 @@ def _hcm(flavour: Flavour, routes: list[dict[str, Any]]) -> dict[str, Any]:
         "normalize_path": True,
         **own,
         "http_filters": [
+            {"name": "envoy.filters.http.rbac", "typed_config": rbac},
             {"name": "envoy.filters.http.cors", "typed_config": cors},
             {"name": "envoy.filters.http.router", "typed_config": router},
         ],

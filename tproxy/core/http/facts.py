@@ -53,6 +53,10 @@ class Facts:
             self._headers = made
         return self._headers
 
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Each by itself, of one name."""
+        return tuple(value for key, value in self.forwarded if key == name)
+
     @property
     def query(self) -> Mapping[str, str]:
         """Of several parameters of one name the first counts, as in Envoy."""

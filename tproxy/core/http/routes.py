@@ -82,6 +82,10 @@ class Request:
         """The host as it was asked for, with its port."""
         return self.host
 
+    def lines(self, name: str) -> tuple[str, ...]:
+        """A header's, which are one here."""
+        return (self.headers[name],) if name in self.headers else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

@@ -72,8 +72,15 @@ def _of(asked: Asked, condition: Condition, strict: bool) -> tuple[str, ...]:
         case Attribute.PATH:
             return (asked.path,) if strict else _each((asked.path, _other_reading(asked.path)))
         case _:
-            value = asked.headers.get(condition.name)
-            return () if value is None else (value,)
+            return _said(asked.lines(condition.name), strict)
+
+
+def _said(lines: tuple[str, ...], strict: bool) -> tuple[str, ...]:
+    """For the caller counts what all lines of a header say, against him what any does."""
+    if len(set(lines)) < 2:
+        return lines[:1]
+    joined = ",".join(lines)
+    return (joined,) if strict else (*lines, joined)
 
 
 def _each(texts: Iterable[str]) -> tuple[str, ...]:
