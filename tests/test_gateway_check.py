@@ -336,3 +336,19 @@ def test_many_that_are_missing_among_many_cost_no_minutes() -> None:
     loaded = compile_table(objects, (), {})
     assert "did you mean 'svc-" in loaded.findings[0].text and "did you mean" not in loaded.findings[-1].text
     assert time.process_time() - began < 2
+
+
+def test_a_server_whose_requests_are_all_404_is_warned_of(folder: Folder) -> None:
+    folder.write("a.yaml", ISTIO.replace("gateways: [istio-system/edge]", "gateways: [istio-system/edge2]"))
+    said = "spec.servers[0]: Gateway istio-system/edge: no VirtualService http route is bound to shop.example.com"
+    assert any(said in line and line.endswith("every request is answered 404") for line in folder.check()[1])
+    redirects = "  - port: {number: 80, name: http, protocol: HTTP}\n    hosts: ['*']\n    tls: {httpsRedirect: true}\n"
+    folder.write("a.yaml", ISTIO.replace("  servers:\n", f"  servers:\n{redirects}"))
+    assert folder.check()[1] == ["2 ports, 0 errors, 0 warnings"]
+
+
+def test_a_class_that_is_not_among_those_of_the_files_is_warned_of(folder: Folder) -> None:
+    named = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: tproxi}\n"
+    folder.write("a.yaml", API)
+    folder.write("c.yaml", f"{named}spec: {{controllerName: tproxy.dev/gateway}}\n")
+    assert any("there is no GatewayClass tproxy; did you mean 'tproxi'?" in line for line in folder.check()[1])

@@ -28,7 +28,7 @@ from tproxy.gateway.istio.auto import Auto
 from tproxy.gateway.istio.delegates import resolved
 from tproxy.gateway.istio.destinations import policies
 from tproxy.gateway.istio.gateway import GROUP, Family, Server, servers
-from tproxy.gateway.istio.tables import Bound, Virtuals, requests, requests_by_tls
+from tproxy.gateway.istio.tables import Bound, Virtuals, is_routed, requests, requests_by_tls
 from tproxy.gateway.istio.virtual import L4Match, L4Rule, Virtual, virtual
 from tproxy.gateway.objects import Object
 from tproxy.gateway.registry import Registry
@@ -138,6 +138,8 @@ def _merge(there: list[Server], server: Server, findings: Findings) -> None:
 def _listener(port: int, found: list[Server], bound: Bound, auto: Auto, findings: Findings) -> Listener:
     match found[0].family:
         case Family.HTTP:
+            for server in found:
+                _unrouted(server, bound, findings)
             return HttpListener(port, requests(found, bound))
         case Family.TCP:
             route = _tcp(found[0], bound)
@@ -150,12 +152,21 @@ def _listener(port: int, found: list[Server], bound: Bound, auto: Auto, findings
             assert_never(never)
 
 
+def _unrouted(server: Server, bound: Bound, findings: Findings) -> None:
+    if not is_routed(server, bound):
+        names = ", ".join(host for _, host in server.hosts)
+        why = f"no VirtualService http route is bound to {names}: every request is answered 404"
+        findings.warn(server.gateway, server.path, why)
+
+
 def _chains(found: list[Server], bound: Bound, auto: Auto, findings: Findings) -> dict[str, Chain]:
     chains: dict[str, Chain] = {}
     tables = requests_by_tls(found, bound)
     for server in found:
         if not server.passes:
             chain = _ended(server, bound, tables)
+            if server.protocol == "HTTPS":
+                _unrouted(server, bound, findings)
             if isinstance(chain, Closed):
                 why = f"{chain.why} and its hosts; tls routes are for PASSTHROUGH"
                 findings.warn(server.gateway, server.path, why)

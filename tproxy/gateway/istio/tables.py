@@ -56,6 +56,11 @@ def requests(found: list[Server], bound: Bound, name: str = "", owners: HostTabl
     return HttpTable(made_of, server=name, owners=owners)
 
 
+def is_routed(server: Server, bound: Bound) -> bool:
+    """Whether any host of it is answered by more than 404."""
+    return server.redirects or next(_shared(server, bound), None) is not None
+
+
 def _shared(server: Server, bound: Bound) -> Iterator[tuple[str, list[Entry]]]:
     """Hosts that a server and the VirtualServices of its Gateway both mean, with their rules for it."""
     for made, entries in _bound_to(server, bound):
