@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,16 @@ def site_of(args: argparse.Namespace) -> Site:
 
     namespace = args.pod_namespace or os.environ.get("POD_NAMESPACE") or Where().namespace
     secrets = Where(namespace, args.secrets_beside)
-    return Site(secrets=secrets, names=_names(args), session_key=getattr(args, "session_key", b""))
+    names = _names(getattr(args, "mesh", None) or "")
+    return Site(secrets=secrets, names=names, session_key=getattr(args, "session_key", b""))
 
 
-def _names(args: argparse.Namespace) -> Names:
-    """The trust domain that policies mean: that of our identity, or the usual one."""
+@cache
+def _names(path: str) -> Names:
+    """The trust domain that policies mean: that of our identity as it was at the start, or the usual one."""
     from tproxy.core.policy.istio_policy import Names
 
-    if not (path := getattr(args, "mesh", "")):
+    if not path:
         return Names("cluster.local")
     from tproxy.cli.gateway_mesh import mesh_of
 

@@ -56,8 +56,8 @@ class Datagrams:
         sock: socket.socket,
         listener: Callable[[], UdpListener | None],
         finished: Callable[[Record], None],
-        policy: Callable[[], Policy | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        policy: Callable[[], Policy | None] = lambda: None,
     ) -> None:
         self._sock, self._listener, self._finished, self._clock = sock, listener, finished, clock
         self._policy = policy

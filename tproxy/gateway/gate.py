@@ -64,7 +64,7 @@ class Door:
     @property
     def policy(self) -> Policy | None:
         """Who may use the port; None: everybody."""
-        return self.gate.table.policies.get(self.bind)
+        return self.gate.policy(self.bind)
 
 
 @dataclass(slots=True)
@@ -116,9 +116,8 @@ class Gate:
                 fresh[bind] = Server(sock, Direction.GATEWAY, self.handler, Door(self, bind))
             for bind in self._of_udp(table):
                 sock = datagram_socket(bind[0] or self.settings.host, bind[1])
-                datagrams[bind] = Datagrams(
-                    sock, partial(self._datagram_listener, bind), self.finished, partial(self._policy, bind)
-                )
+                listener, policy = partial(self._datagram_listener, bind), partial(self.policy, bind)
+                datagrams[bind] = Datagrams(sock, listener, self.finished, policy=policy)
         except KernelError:
             for server in fresh.values():
                 server.listener.close()
@@ -151,10 +150,10 @@ class Gate:
     def _recheck(self) -> None:
         """Bytes that are carried and would not be let in now are cut; requests are asked about one by one."""
         for bind, server in self._servers.items():
-            if (policy := self.table.policies.get(bind)) is not None:
+            if (policy := self.policy(bind)) is not None:
                 server.cut(partial(fallen, policy))
         for bind, each in self._datagrams.items():
-            if (policy := self.table.policies.get(bind)) is not None:
+            if (policy := self.policy(bind)) is not None:
                 each.cut(partial(fallen, policy))
 
     def join(self, state: State) -> None:
@@ -168,7 +167,8 @@ class Gate:
         for server in (*self._servers.values(), *self._closed):
             server.cut(lambda traces: overdue(traces, clock))
 
-    def _policy(self, bind: Bind) -> Policy | None:
+    def policy(self, bind: Bind) -> Policy | None:
+        """Who may use a port; None: everybody."""
         return self.table.policies.get(bind)
 
     def _datagram_listener(self, bind: Bind) -> UdpListener | None:
