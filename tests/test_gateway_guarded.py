@@ -265,4 +265,6 @@ def test_explain_says_who_is_refused_by_what(world: World, capsys: pytest.Captur
     assert "--from: is missing" in capsys.readouterr().err
     assert main([*asked, "--from", "192.0.2.9", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["taken"] is None
+    assert main(["gateway", "listeners", str(world.folder)]) == 0
+    assert f"port {world.http} obeys AuthorizationPolicy istio-system/office\n" in capsys.readouterr().out
     world.obey()

@@ -68,6 +68,15 @@ spec:
     - port: 31400
     route:
     - destination: {host: echo.test}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata: {name: ended, namespace: shop}
+spec:
+  hosts: [ended.example.com]
+  gateways: [istio-system/gw]
+  http:
+  - route: [{destination: {host: web, port: {number: 443}}}]
 """
 SERVICES = f"""
 {json.dumps(secret("ended", "istio-system", *self_signed("ended.example.com")))}
@@ -469,6 +478,7 @@ def test_routes_lists_every_rule_of_every_port(folder: Path, capsys: pytest.Capt
     assert code == 0 and [line.split()[:3] for line in out.splitlines()[1:]] == [
         ["443", "passthrough", "a.example.com"],
         ["443", "terminate", "ended.example.com"],
+        ["443", "http", "ended.example.com"],
         ["443", "passthrough", "only.test"],
         ["31400", "tcp", "*"],
     ]

@@ -55,7 +55,7 @@ def routes(args: argparse.Namespace) -> int:
 
 
 def listeners(args: argparse.Namespace) -> int:
-    """A table of ports, and of names where TLS tells servers apart."""
+    """A table of ports, and of names where TLS tells servers apart; which policies say who may come in."""
     from tproxy.gateway.envoy.rows import rows
 
     loaded = complained(load(args))
@@ -67,6 +67,8 @@ def listeners(args: argparse.Namespace) -> int:
     cells: list[tuple[str, ...]] = [("ADDRESS", "PORT", "MATCH", "DESTINATION")]
     cells += [(row.address, str(row.port), row.match, row.destination) for row in found]
     _aligned(cells)
+    for (_, port), policy in sorted(loaded.table.policies.items()):
+        print(f"port {port} obeys AuthorizationPolicy {', '.join(each.name for each in policy.objects)}")
     return 0
 
 

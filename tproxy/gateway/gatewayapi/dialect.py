@@ -147,21 +147,13 @@ def _served(
         try:
             name = thing.fields("spec").text("gatewayClassName")
             if ours is None:
-                _unknown_class(thing, name, kinds["GatewayClass"], findings)
+                gateways.unknown_class(thing, name, kinds["GatewayClass"], findings)
             if ours is None or name in ours:
                 made[thing.key] = gateways.gateway(thing, sets.get(thing.key, []), world, registry, site)
         except ConfigError as error:
             findings.error(error)
             statuses[str(thing)] = gateways.refused(thing, error)
     return made
-
-
-def _unknown_class(thing: Object, name: str, classes: list[Object], findings: Findings) -> None:
-    """Files may hold no classes at all; if they hold some, a cluster would look for this one among them."""
-    names = [each.name for each in classes]
-    if names and name not in names:
-        near = findings.hints.near(name, names, 0.6)
-        findings.warn(thing, "spec.gatewayClassName", f"there is no GatewayClass {name or '(none)'}{near}")
 
 
 def _attach(thing: Object, reading: _Reading) -> None:

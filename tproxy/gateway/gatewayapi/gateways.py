@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,6 +210,14 @@ def warn(served: Mapping[tuple[str, str], Served], findings: Findings) -> None:
         for one in made.listeners:
             for sentence in one.conditions.bad():
                 findings.warn(one.owner, one.path, sentence)
+
+
+def unknown_class(thing: Object, name: str, classes: Iterable[Object], findings: Findings) -> None:
+    """Files may hold no classes at all; if they hold some, a cluster would look for this one among them."""
+    names = [each.name for each in classes]
+    if names and name not in names:
+        near = findings.hints.near(name, names, 0.6)
+        findings.warn(thing, "spec.gatewayClassName", f"there is no GatewayClass {name or '(none)'}{near}")
 
 
 def _is_ip(text: str) -> bool:
