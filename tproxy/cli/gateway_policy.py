@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tproxy.cli.policy import caller
 from tproxy.core.address import Endpoint, parse_address
 from tproxy.core.fields import ConfigError
-from tproxy.core.policy.conditions import Attribute, Call
+from tproxy.core.policy.conditions import Attribute
+from tproxy.core.policy.explain import lines
 from tproxy.core.policy.policy import Policy
 from tproxy.core.policy.visit import called
 from tproxy.core.reason import Deny
@@ -40,22 +41,13 @@ def verdict(
     if policy is None:
         return "", []
     peer, source = caller(args.callers)
-    if source is None and any(condition.attribute in _ADDRESSES for condition in policy.conditions()):
+    if source is None and any(map(policy.asks_for, _ADDRESSES)):
         raise ConfigError("command line", "--from", "is missing: an AuthorizationPolicy here asks for the address")
     asker = Asker(Endpoint(source or NOBODY, 0), Endpoint(NOBODY, port))
     call = called(asker, (str(peer),) if peer else (), sni, asked)
     answer = policy.check(call)
     if isinstance(answer, Deny):
-        return f"{answer.why}: {answer.rule}", list(_misses(policy, call))
+        return f"{answer.why}: {answer.rule}", [
+            f"{line.action} {line.rule} {line.result}" for line in lines(policy, call)
+        ]
     return "", [f"let in by {answer.rule}" if ": " not in answer.rule else "let in: no policy is against it"]
-
-
-def _misses(policy: Policy, call: Call) -> list[str]:
-    lines = []
-    for each in policy.objects:
-        for index, rule in enumerate(each.rules):
-            misses = "; ".join(condition.found(call) for condition in rule.misses(call))
-            lines.append(f"{each.action} {each.name}[{index}] {f'misses: {misses}' if misses else 'matches'}")
-        if not each.rules:
-            lines.append(f"{each.action} {each.name} has no rules: it matches nobody")
-    return lines

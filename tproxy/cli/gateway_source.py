@@ -49,9 +49,10 @@ def site_of(args: argparse.Namespace) -> Site:
 def _names(path: str) -> Names:
     """The trust domain that policies mean: that of our identity as it was at the start, or the usual one."""
     from tproxy.core.policy.istio_policy import Names
+    from tproxy.gateway.site import USUAL
 
     if not path:
-        return Names("cluster.local")
+        return USUAL
     from tproxy.cli.gateway_mesh import mesh_of
 
     config = mesh_of(path)

@@ -17,7 +17,7 @@ from tproxy.core.fields import ConfigError
 from tproxy.core.identity import SpiffeId
 from tproxy.core.policy.conditions import Attribute
 from tproxy.core.policy.effective import settle, with_set
-from tproxy.core.policy.explain import Explanation, asks_for, explain
+from tproxy.core.policy.explain import Explanation, explain
 from tproxy.core.policy.told import Told
 
 EXAMPLES = """examples:
@@ -112,8 +112,7 @@ def text(found: Explanation) -> str:
     width = max((len(line.rule) for line in found.lines), default=0)
     wide = max((len(line.action) for line in found.lines), default=0)
     for line in found.lines:
-        result = f"misses: {'; '.join(line.misses)}" if line.misses else "matches"
-        lines.append(f"  {line.rule:<{width}}  {line.action:<{wide}}  {result}")
+        lines.append(f"  {line.rule:<{width}}  {line.action:<{wide}}  {line.result}")
     return "\n".join([*lines, *(f"  not for this workload: {aside}" for aside in found.aside)])
 
 
@@ -136,7 +135,7 @@ def caller(values: list[str]) -> tuple[SpiffeId | None, Address | None]:
 
 def _known(address: Address | None, option: str, attribute: Attribute, config: Config) -> Address:
     """An address that a condition asks for cannot be left out: the answer would be a guess."""
-    if address is None and asks_for(attribute, config):
+    if address is None and config.policy.asks_for(attribute):
         raise ConfigError(
             "command line", option, f"is missing: a policy here asks for {attribute}, so give the address"
         )

@@ -149,10 +149,8 @@ class Gate:
 
     def _recheck(self) -> None:
         """Bytes that are carried and would not be let in now are cut; requests are asked about one by one."""
-        for bind, server in self._servers.items():
-            if (policy := self.policy(bind)) is not None:
-                server.cut(partial(fallen, policy))
-        for bind, each in self._datagrams.items():
+        carrying: list[tuple[Bind, Server[Door] | Datagrams]] = [*self._servers.items(), *self._datagrams.items()]
+        for bind, each in carrying:
             if (policy := self.policy(bind)) is not None:
                 each.cut(partial(fallen, policy))
 

@@ -7,7 +7,7 @@ that several Gateways share obeys the policies of all. One that cannot be read s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tproxy.core.fields import ConfigError, Fields
@@ -20,8 +20,8 @@ from tproxy.gateway.findings import Findings
 from tproxy.gateway.gatewayapi.grants import GROUP
 from tproxy.gateway.objects import Object
 
-KIND, _GROUP = "AuthorizationPolicy", "security.istio.io"
-ROOT = "istio-system"
+_KIND, _GROUP = "AuthorizationPolicy", "security.istio.io"
+ROOT = Workload().root
 _LABELS = ("gateway.networking.k8s.io/gateway-name", "istio.io/gateway-name")  # of a Gateway's pods, now and before
 _CLASS_LABEL = "gateway.networking.k8s.io/gateway-class-name"
 
@@ -36,7 +36,7 @@ class Pod:
     def is_selected(self, manifest: Manifest) -> bool:
         """By its namespace and its labels."""
         known = self.labels or dict(manifest.selector)
-        return manifest.applies(Workload(self.namespace, known, ROOT))
+        return manifest.applies(Workload(self.namespace, known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +59,20 @@ class _Head:
 
 def guards(
     things: Iterable[Object],
-    binds: Iterable[Bind],
+    binds: Collection[Bind],
     pod: Pod,
     owners: Mapping[Bind, Iterable[Object]],
     names: Names,
     findings: Findings,
 ) -> dict[Bind, Policy]:
     """The policy of each port that has one; ``owners``: the Gateways of the Gateway API that it belongs to."""
-    every = tuple(binds)
     made: dict[Bind, list[Authorization]] = {}
     for thing in things:
-        if (thing.group, thing.kind) != (_GROUP, KIND):
+        if (thing.group, thing.kind) != (_GROUP, _KIND):
             continue
         head = _head(thing, findings)
         _warn(head, pod, findings)
-        mine = [bind for bind in every if head.is_for(pod, owners.get(bind, ()))]
+        mine = [bind for bind in binds if head.is_for(pod, owners.get(bind, ()))]
         if mine and (read := _read(head, names, findings)) is not None:
             for bind in mine:
                 made.setdefault(bind, []).append(read)
@@ -128,7 +127,7 @@ def _class(gateway: Object) -> str:
 def _workload(gateway: Object, pod: Pod) -> Workload:
     """As its pods would be, had Istio made them."""
     named = dict.fromkeys(_LABELS, gateway.name)
-    return Workload(gateway.namespace, {**pod.labels, **named, _CLASS_LABEL: _class(gateway)}, ROOT)
+    return Workload(gateway.namespace, {**pod.labels, **named, _CLASS_LABEL: _class(gateway)})
 
 
 def _read(head: _Head, names: Names, findings: Findings) -> Authorization | None:

@@ -16,7 +16,7 @@ def _any(_: str) -> bool:
     return True
 
 
-_USUAL = Names("cluster.local")
+USUAL = Names("cluster.local")  # where no identity says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Site:
     binds: Mapping[str, str] = field(default_factory=dict)  # Gateways (namespace/name) with an address of their own
     taken: frozenset[Bind] = frozenset()  # ports that cannot be had
     bundles: Mapping[str, str] = field(default_factory=dict)  # versions of the Gateway API that definitions are of
-    names: Names = _USUAL  # the mesh's trust domain, as policies name it
+    names: Names = USUAL  # the mesh's trust domain, as policies name it
     session_key: bytes = field(default=b"", repr=False)  # of this process and its workers; a Secret's goes before it
 
 

@@ -9,8 +9,8 @@ from tproxy.core.address import Endpoint
 from tproxy.core.config import Config, Mode
 from tproxy.core.hello import NotTls
 from tproxy.core.identity import SpiffeId
-from tproxy.core.policy.conditions import Attribute, Call
-from tproxy.core.policy.policy import Allow, Rule
+from tproxy.core.policy.conditions import Call
+from tproxy.core.policy.policy import Allow, Policy, Rule
 from tproxy.core.reason import Deny
 
 
@@ -21,6 +21,11 @@ class Line:
     rule: str
     action: str
     misses: tuple[str, ...]
+
+    @property
+    def result(self) -> str:
+        """For people."""
+        return f"misses: {'; '.join(self.misses)}" if self.misses else "matches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def explain(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: C
         mode=config.mode_rule(target.port),
         dry_run=config.policy.dry_run(call),
         audit=config.policy.audit(call),
-        lines=tuple(sorted(_lines(call, config), key=lambda line: len(line.misses))),
+        lines=tuple(sorted(lines(config.policy, call), key=lambda line: len(line.misses))),
         aside=_aside(config),
     )
 
@@ -67,23 +72,18 @@ def _answer(peer: SpiffeId | None, source: Endpoint, target: Endpoint, config: C
     return decide.authorize(peer, source, target, config)
 
 
-def asks_for(attribute: Attribute, config: Config) -> bool:
-    """Whether anything here depends on this fact, so that it must be known."""
-    ours = attribute is Attribute.SOURCE_IP and any(rule.sources for rule in config.policy.rules)
-    return ours or any(condition.attribute is attribute for condition in config.policy.conditions())
-
-
-def _lines(call: Call, config: Config) -> list[Line]:
-    lines = [Line(rule.name, "inbound.rules", _ours(rule, call)) for rule in config.policy.rules]
-    named = [(each, each.action.value) for each in config.policy.objects]
-    named += [(each, f"{each.action} (dry-run)") for each in config.policy.trials]
+def lines(policy: Policy, call: Call) -> list[Line]:
+    """Every rule, and how far it is from the caller."""
+    found = [Line(rule.name, "inbound.rules", _ours(rule, call)) for rule in policy.rules]
+    named = [(each, each.action.value) for each in policy.objects]
+    named += [(each, f"{each.action} (dry-run)") for each in policy.trials]
     for each, action in named:
         for index, rule in enumerate(each.rules):
             misses = tuple(condition.found(call) for condition in rule.misses(call))
-            lines.append(Line(f"{each.name}[{index}]", action, misses))
+            found.append(Line(f"{each.name}[{index}]", action, misses))
         if not each.rules:
-            lines.append(Line(each.name, action, ("has no rules, so it matches nobody",)))
-    return lines
+            found.append(Line(each.name, action, ("has no rules, so it matches nobody",)))
+    return found
 
 
 def _ours(rule: Rule, call: Call) -> tuple[str, ...]:

@@ -10,13 +10,12 @@ Allow(rule='default: no rule selects port 8080')
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tproxy.core.address import Address, Network, contains
 from tproxy.core.identity import IdPattern, SpiffeId
 from tproxy.core.policy.authorization import Action, Authorization, first
-from tproxy.core.policy.conditions import Call, Condition
+from tproxy.core.policy.conditions import Attribute, Call
 from tproxy.core.reason import Deny, Reason
 
 
@@ -67,12 +66,12 @@ class Policy:
         """Whether anything here names who may call the port."""
         return any(rule.selects(port) for rule in self.rules) or bool(_allowing(self.objects))
 
-    def conditions(self) -> Iterator[Condition]:
-        """Everything that objects ask."""
-        for each in (*self.objects, *self.trials):
-            for rule in each.rules:
-                for clause in (*rule.sources, *rule.operations, rule.when):
-                    yield from clause
+    def asks_for(self, attribute: Attribute) -> bool:
+        """Whether anything here depends on this fact, so that it must be known."""
+        ours = attribute is Attribute.SOURCE_IP and any(rule.sources for rule in self.rules)
+        rules = [rule for each in (*self.objects, *self.trials) for rule in each.rules]
+        clauses = [clause for rule in rules for clause in (*rule.sources, *rule.operations, rule.when)]
+        return ours or any(condition.attribute is attribute for clause in clauses for condition in clause)
 
     def check(self, call: Call) -> Allow | Deny:
         """Decide for a caller whose id is verified already, or who has none (plaintext on a permissive port)."""

@@ -70,10 +70,9 @@ def _shared(server: Server, bound: Bound) -> Iterator[tuple[str, list[Entry]]]:
                     yield both, entries
 
 
-def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]:
+def _bound_to(server: Server, bound: Bound) -> Iterator[tuple[Virtual, list[Entry]]]:
     """The VirtualServices of a server's Gateway, with their rules for it."""
     gateway = f"{server.gateway.namespace}/{server.gateway.name}"
-    found = []
     for made in bound[gateway].for_hosts(host for _, host in server.hosts):
         entries = [
             Entry(condition.match, rule.rule)
@@ -82,8 +81,7 @@ def _bound_to(server: Server, bound: Bound) -> list[tuple[Virtual, list[Entry]]]
             if condition.port in (None, server.port) and gateway in (condition.gateways or made.gateways)
         ]
         if entries:
-            found.append((made, list(_until_all(entries))))
-    return found
+            yield made, list(_until_all(entries))
 
 
 def _until_all(entries: list[Entry]) -> Iterator[Entry]:
