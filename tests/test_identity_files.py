@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -219,6 +220,32 @@ def test_a_watch_looks_into_folders(tmp_path: Path) -> None:
     assert watch.changed() and not watch.changed()
     folder.rmdir()
     assert watch.changed() and not watch.changed()
+
+
+def test_a_log_that_is_written_beside_a_watched_folder_makes_nobody_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "policies").mkdir()
+    watch, looks = Watch([str(folder)]), list[float]()
+    look = watch._look
+    monkeypatch.setattr(watch, "_look", lambda: looks.append(time.monotonic()) or look())
+
+    async def scenario() -> None:
+        task = asyncio.create_task(watch.change())
+        with (tmp_path / "log").open("w", buffering=1) as log:
+            await asyncio.sleep(0.2)
+            looks.clear()
+            for line in range(10):
+                log.write(f"{line}\n")
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        assert not looks
+        (folder / "a.yaml").write_text("one")
+        await asyncio.wait_for(task, 4)  # before it would have looked anyway
+        folder.rename(tmp_path / "old")
+        await asyncio.wait_for(watch.change(), 4)
+
+    asyncio.run(scenario())
 
 
 def test_a_key_of_another_type_is_a_mismatch_too(files: Files) -> None:

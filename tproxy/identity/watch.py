@@ -10,7 +10,8 @@ from pathlib import Path
 
 from asyncinotify import Inotify, Mask
 
-_CHANGES = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MODIFY | Mask.ATTRIB
+_NAMES = Mask.MOVED_TO | Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM
+_CONTENTS = Mask.CLOSE_WRITE | Mask.MODIFY | Mask.ATTRIB
 LOOK = 5.0  # seconds: network file systems and exhausted inotify instances tell nothing
 SETTLE = 0.05  # seconds: a rotation writes more than one file
 
@@ -50,12 +51,13 @@ class Watch:
 
     def _watching(self) -> Inotify:
         """The same as before, as long as the folders are the same ones: closing one takes the kernel many ms."""
-        folders = {folder: folder.stat().st_ino for folder in self._folders()}
+        wanted = self._folders()
+        folders = {folder: folder.stat().st_ino for folder in wanted}
         if self._inotify is None or folders != self._watched:
             self._drop()
             self._inotify, self._watched = Inotify(), folders
-            for folder in folders:
-                self._inotify.add_watch(folder, _CHANGES | Mask.ONLYDIR)
+            for folder, mask in wanted.items():
+                self._inotify.add_watch(folder, mask | Mask.ONLYDIR)
         return self._inotify
 
     def _drop(self) -> None:
@@ -67,11 +69,19 @@ class Watch:
         if not sys.is_finalizing():  # a thread begun then never runs, and start() waits for it
             self._drop()
 
-    def _folders(self) -> set[Path]:
-        """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are."""
-        paths = [Path(path) for path in self._paths]
-        named = {path.parent for path in paths} | {path.resolve().parent for path in paths} | set(paths)
-        return {folder for folder in named if folder.is_dir()}
+    def _folders(self) -> dict[Path, Mask]:
+        """Where names are (a kubelet swaps ``..data`` there), and where the files themselves are, and what matters.
+
+        Beside a folder of ours lies what is not ours, a log perhaps that is written all the time: only names count.
+        """
+        found: dict[Path, Mask] = {}
+        for path in map(Path, self._paths):
+            mask = _NAMES if path.is_dir() else _NAMES | _CONTENTS
+            for folder in (path.parent, path.resolve().parent):
+                found[folder] = found.get(folder, _NAMES) | mask
+        for path in map(Path, self._paths):
+            found[path] = _NAMES | _CONTENTS
+        return {folder: mask for folder, mask in found.items() if folder.is_dir()}
 
     def _look(self) -> list[tuple[str, int, int, int] | None]:
         return [seen for path in map(Path, self._paths) for seen in (_state(path), *map(_state, _inside(path)))]
