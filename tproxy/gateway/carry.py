@@ -34,9 +34,9 @@ from tproxy.gateway.serve import ended, plain
 from tproxy.gateway.tls import accept, connect, proven
 from tproxy.kernel.sock import abort, keep_alive
 from tproxy.proxy import peek
+from tproxy.proxy.dial import reach
 from tproxy.proxy.legs import Leg, PlainLeg, TlsLeg
 from tproxy.proxy.relay import relay
-from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
 
 TRIES = 3  # endpoints of a backend; the client's bytes are still unread

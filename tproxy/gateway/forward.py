@@ -19,10 +19,10 @@ from tproxy.core.routes import ProxyProtocol
 from tproxy.core.socat import Target
 from tproxy.kernel.sock import abort, reset_on_close
 from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.dial import reach
 from tproxy.proxy.legs import PlainLeg
 from tproxy.proxy.lookup import lookup
 from tproxy.proxy.relay import relay
-from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
 
 log = logging.getLogger("tproxy")

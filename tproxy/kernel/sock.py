@@ -6,7 +6,6 @@ Numbers that Python's socket module lacks come from linux/in.h, linux/in6.h, lin
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import fcntl
 import os
@@ -200,8 +199,10 @@ def abort(sock: socket.socket) -> None:
 
 def reset_on_close(sock: socket.socket, yes: bool) -> None:
     """Whether closing, which the kernel does when we are killed, sends RST instead of FIN (socket(7), SO_LINGER)."""
-    with contextlib.suppress(OSError):  # the socket is dead already; closing it is all that is left
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET if yes else NO_LINGER)
+    except OSError:
+        return  # the socket is dead already; closing it is all that is left
 
 
 def unacknowledged(sock: socket.socket) -> int:

@@ -649,12 +649,14 @@ cdef class Line(Watched):
 cdef class Wait(Watched):
     """Waiting for one socket, once."""
 
+    cdef Reactor reactor
     cdef object future
 
-    def __cinit__(self, sock, future):
-        self.fd, self.future = sock.fileno(), future
+    def __cinit__(self, Reactor reactor, sock):
+        self.reactor, self.fd, self.future = reactor, sock.fileno(), reactor.loop.create_future()
 
     cdef void ready(self, uint32_t seen) noexcept:
+        self.reactor.watch(self, 0)  # readiness is level-triggered, and the task that waits has its turn later
         if not self.future.done():
             self.future.set_result(None)
 
@@ -809,7 +811,7 @@ cdef class Reactor:
 
     async def wait(self, sock, uint32_t wanted):
         """Until one of these events, or an error."""
-        cdef Wait job = Wait(sock, self.loop.create_future())
+        cdef Wait job = Wait(self, sock)
         self.watch(job, wanted)
         try:
             await job.future

@@ -13,10 +13,11 @@ from tproxy.core.reason import Deny
 from tproxy.core.record import Outcome, Record
 from tproxy.kernel.sock import abort, is_local
 from tproxy.proxy import peek
+from tproxy.proxy.dial import dial
 from tproxy.proxy.legs import Leg, PlainLeg, TlsLeg
 from tproxy.proxy.live import admit
 from tproxy.proxy.relay import relay
-from tproxy.proxy.side import Side, State, dial
+from tproxy.proxy.side import Side, State
 from tproxy.proxy.trace import Trace
 from tproxy.proxy.unavailable import refuse
 

@@ -12,11 +12,12 @@ from tproxy.core.policy.policy import Allow
 from tproxy.core.reason import Deny
 from tproxy.core.record import Record
 from tproxy.kernel.sock import abort
+from tproxy.proxy.dial import dial
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.live import admit
 from tproxy.proxy.peek import first
 from tproxy.proxy.relay import relay
-from tproxy.proxy.side import Side, State, dial
+from tproxy.proxy.side import Side, State
 from tproxy.proxy.trace import Trace
 
 

@@ -14,22 +14,27 @@ LIMIT = 16 * 1024  # bytes of a ClientHello
 
 async def first(sock: socket.socket, seconds: float, reactor: AnyReactor) -> First:
     """What the caller speaks, as far as it can be told within ``seconds``; never raises on what a caller does."""
-    seen: First = Silence(seconds)
+    try:
+        seen = _look(sock, Silence(seconds))
+        return await _later(sock, seen, seconds, reactor) if isinstance(seen, Silence | NeedMore) else seen
+    except OSError:
+        return Gone()
+
+
+async def _later(sock: socket.socket, seen: First, seconds: float, reactor: AnyReactor) -> First:
+    """It has not said enough yet."""
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                seen = _look(sock, seen)
-                if not isinstance(seen, Silence | NeedMore):
-                    return seen
+            while isinstance(seen, Silence | NeedMore):
                 if isinstance(seen, NeedMore):  # sleep until there is more than that: readiness is level-triggered
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(seen.at_least, seen.have + 1))
                 await reactor.readable(sock)
+                seen = _look(sock, seen)
     except TimeoutError:
-        return seen
-    except OSError:
-        return Gone()
+        pass
     finally:
         _reset(sock)
+    return seen
 
 
 def _look(sock: socket.socket, before: First) -> First:

@@ -52,4 +52,4 @@ async def _last_words(sock: socket.socket) -> None:
         except OSError:
             return
         await asyncio.sleep(pause)
-        pause = min(2 * pause, 0.08)  # a delayed acknowledgement takes 40 ms
+        pause = 0.045  # a delayed acknowledgement takes 40 ms

@@ -21,8 +21,8 @@ from tproxy.core.egress.routes import EgressRule, last_octet, order
 from tproxy.core.reason import Deny, Reason
 from tproxy.kernel.sock import reset_on_close
 from tproxy.proxy.compiled import AnyReactor
+from tproxy.proxy.dial import reach
 from tproxy.proxy.lookup import lookup
-from tproxy.proxy.side import reach
 from tproxy.proxy.trace import Trace
 
 log = logging.getLogger("tproxy")

@@ -1,23 +1,19 @@
-"""What both directions share: the state of the moment, the caps, dialling. State is swapped whole, never changed."""
+"""What both directions share: the state of the moment, the caps. State is swapped whole, never changed."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tproxy.core.address import Address, Endpoint
+from tproxy.core.address import Address
 from tproxy.core.directory import Absent, Found
 from tproxy.core.plaintext import Talk
 from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Record
 from tproxy.identity.openssl import Role, Ticket
-from tproxy.kernel.sock import dialer
 from tproxy.kernel.sockmap import Shortcut
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import PlainLeg
@@ -97,53 +93,3 @@ class Side:
         """A handshake within the cap and the deadline."""
         with self.half_open() as full:
             return full or await handshake(sock, role, self.state.config.limits.handshake, self.reactor, ticket)
-
-
-async def dial(
-    target: Endpoint, config: Config, reactor: AnyReactor, source: Address | None = None
-) -> socket.socket | Deny:
-    """A connected socket, or why there is none."""
-    return await reach(target, config.marks.own, config.limits.connect, reactor, source)
-
-
-async def reach(
-    target: Endpoint, mark: int, seconds: float, reactor: AnyReactor, source: Address | None = None
-) -> socket.socket | Deny:
-    """A connected socket with this mark (0: none), or why there is none."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await _connected(target, mark, reactor, source)
-    except TimeoutError:
-        return Deny(Reason.CONNECT_TIMEOUT, f"{target} did not answer in {seconds:g} s")
-    except OSError as error:
-        refused = error.errno == errno.ECONNREFUSED
-        name = Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED
-        return Deny(name, f"connecting to {target}: {error.strerror}")
-
-
-async def connect(sock: socket.socket, target: Endpoint, reactor: AnyReactor) -> None:
-    """connect(2) without blocking; OSError as the kernel reports it."""
-    code = sock.connect_ex((str(target.ip), target.port))
-    if code == errno.EINPROGRESS:
-        await reactor.writable(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
-async def _connected(target: Endpoint, mark: int, reactor: AnyReactor, source: Address | None) -> socket.socket:
-    """Another borrowed port is tried when the one we drew is in use towards this target."""
-    for last in (False,) * 15 + (True,):
-        sock = dialer(target, mark, source)
-        try:
-            await connect(sock, target, reactor)
-        except OSError as error:
-            sock.close()
-            if last or source is None or error.errno != errno.EADDRNOTAVAIL:
-                raise
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise AssertionError  # the loop returns or raises

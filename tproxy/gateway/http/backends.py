@@ -24,8 +24,8 @@ from tproxy.gateway.http.stream import Client
 from tproxy.gateway.http.wheel import Wheel
 from tproxy.gateway.tls import Means, begin
 from tproxy.kernel.sock import abort, keep_alive, reset_on_close
+from tproxy.proxy.dial import reach
 from tproxy.proxy.legs import PlainLeg
-from tproxy.proxy.side import reach
 
 log = logging.getLogger("tproxy")
 Key = tuple[Endpoint, BackendTls | None, bool, str, Guard | None]
