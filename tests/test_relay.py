@@ -24,7 +24,7 @@ from tproxy.core.config import Config
 from tproxy.core.identity import Snapshot, SpiffeId, Svid
 from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
-from tproxy.kernel.sock import TCP_NOTSENT_LOWAT, UNSENT, abort
+from tproxy.kernel.sock import TCP_NOTSENT_LOWAT, UNSENT, abort, unacknowledged
 from tproxy.proxy.compiled import AnyReactor, reactor
 from tproxy.proxy.legs import Leg, PlainLeg
 from tproxy.proxy.pump import Moved
@@ -228,7 +228,6 @@ def test_a_reset_that_comes_right_behind_data_is_noticed(chain: Chain) -> None:
 
 
 def _rest_then_reset(chain: Chain) -> bytes:
-    from tproxy.kernel.sock import unacknowledged
     from tproxy.world.pods import wait_for
 
     wait_for(lambda: unacknowledged(chain.server) == 0, 5, "the relay's kernel has everything")
@@ -238,6 +237,22 @@ def _rest_then_reset(chain: Chain) -> bytes:
         while data := chain.app.recv(1 << 16):
             got += data
     return got
+
+
+def test_of_a_connection_that_was_reset_nothing_is_waited_for() -> None:
+    """The kernel goes on counting what nobody will acknowledge, and last words were waited for until their deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours, (theirs, _) = socket.create_connection(server.getsockname()), server.accept()
+    ours.setblocking(False)
+    with ours:
+        with suppress(BlockingIOError):
+            while ours.send(b"x" * 65536):
+                pass
+        assert unacknowledged(ours) > 0
+        abort(theirs)
+        with pytest.raises(ConnectionResetError):
+            ours.recv(1)
+        assert unacknowledged(ours) == 0
 
 
 def test_tcp_that_ends_without_close_notify_is_a_reset_and_never_a_clean_end(credentials: Contexts) -> None:

@@ -22,6 +22,7 @@ IP_TRANSPARENT = 19  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
 SO_MARK = 36  # asm-generic/socket.h
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+TCP_CLOSE = 7  # net/tcp_states.h, as the first byte of TCP_INFO says it
 BORROWED_PORTS = (1024, 32768)  # below net.ipv4.ip_local_port_range, from which callers choose
 UNSENT = 256 * 1024  # bytes a socket may hold that TCP has not sent yet; bounds memory when a peer stops reading
 RESET = struct.pack("ii", 1, 0)  # struct linger: close with RST
@@ -206,7 +207,9 @@ def reset_on_close(sock: socket.socket, yes: bool) -> None:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Bytes that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7))."""
+    """Bytes that the peer's TCP has not acknowledged yet (SIOCOUTQ, tcp(7)); none where it will never do that."""
+    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:  # it was reset: the count stands still
+        return 0
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
     return count[0]
