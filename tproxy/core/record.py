@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,6 +31,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+_BARE = re.compile(r"[!#-<>-~]*").fullmatch  # printable ASCII without blank, quote and equals sign
 _NEVER_BEGAN = (Outcome.REFUSED, Outcome.FAILED)
 
 
@@ -71,34 +73,41 @@ class Record:
 
     def pairs(self) -> dict[str, str | int | float]:
         """Name and value of everything worth writing, in the order of the line."""
-        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        tls, reason = self.tls, self.reason
+        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds")
         line: dict[str, str | int | float] = {
-            "time": stamp,
+            "time": f"{stamp[:-6]}Z",
             "direction": self.direction.value,
             "source": str(self.source),
             "destination": str(self.target),
             "outcome": self.outcome.value,
         }
-        optional: dict[str, str] = {
-            "reason": self.reason.value if self.reason else "",
-            "rule": self.rule,
-            "dry_run": self.dry_run,
-            "audit": self.audit,
-            "peer": self.peer,
-            "self": self.own,
-            "peer_serial": self.peer_serial,
-            "self_serial": self.own_serial,
-            "sni": self.sni,
-            "router": self.router,
-            "backend": str(self.backend or ""),
-            "tls": self.tls.version if self.tls else self._without_tls(),
-            "cipher": self.tls.cipher if self.tls else "",
-            "group": self.tls.group if self.tls else "",
-        }
-        line.update({key: value for key, value in optional.items() if value})
-        line.update({"sent": self.sent, "received": self.received, "duration": round(self.seconds, 6)})
-        tail = {"ended_by": self.ended_by, "why": self.why, "advice": ADVICE[self.reason] if self.reason else ""}
-        line.update({key: value for key, value in tail.items() if value})
+        for key, value in (
+            ("reason", "" if reason is None else reason.value),
+            ("rule", self.rule),
+            ("dry_run", self.dry_run),
+            ("audit", self.audit),
+            ("peer", self.peer),
+            ("self", self.own),
+            ("peer_serial", self.peer_serial),
+            ("self_serial", self.own_serial),
+            ("sni", self.sni),
+            ("router", self.router),
+            ("backend", "" if self.backend is None else str(self.backend)),
+            ("tls", self._without_tls() if tls is None else tls.version),
+            ("cipher", "" if tls is None else tls.cipher),
+            ("group", "" if tls is None else tls.group),
+        ):
+            if value:
+                line[key] = value
+        line["sent"], line["received"], line["duration"] = self.sent, self.received, round(self.seconds, 6)
+        for key, value in (
+            ("ended_by", self.ended_by),
+            ("why", self.why),
+            ("advice", "" if reason is None else ADVICE[reason]),
+        ):
+            if value:
+                line[key] = value
         return line
 
     def _without_tls(self) -> str:
@@ -108,7 +117,7 @@ class Record:
 
     def text(self) -> str:
         """One line of key=value; values with spaces are quoted, control characters are escaped."""
-        return " ".join(f"{key}={_quoted(value)}" for key, value in self.pairs().items())
+        return " ".join([f"{key}={_quoted(value)}" for key, value in self.pairs().items()])
 
     def json(self) -> str:
         """One line of JSON."""
@@ -116,8 +125,9 @@ class Record:
 
 
 def _quoted(value: str | float) -> str:
-    text = str(value)
-    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else _escaped(text)
+    if not isinstance(value, str):
+        return str(value)
+    return value if _BARE(value) else _escaped(value)
 
 
 def _escaped(value: object) -> str:
