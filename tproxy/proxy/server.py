@@ -95,7 +95,7 @@ class Server(Generic[OwnerT]):
         self.loop.remove_reader(self.listener)
         self._paused = self.loop.call_later(PAUSE, self.start)
 
-    def _begin(self, sock: socket.socket, name: tuple[str, int]) -> None:
+    def _begin(self, sock: socket.socket, name: tuple[Any, ...]) -> None:
         try:
             trace = Trace(self.direction, Endpoint.of_socket(name), original_destination(sock))
         except OSError:  # reset before we looked
