@@ -8,6 +8,7 @@ from tproxy.core.fields import ConfigError, nearest
 from tproxy.gateway.findings import Findings
 from tproxy.gateway.kinds import CUSTOM
 from tproxy.gateway.objects import Object
+from tproxy.gateway.policies import ROOT
 
 _GROUPS = {kind.group for kind in CUSTOM}  # whose odd kinds are told by who reads them
 _KINDS = {kind.name for kind in CUSTOM}
@@ -39,4 +40,4 @@ def _for_us(thing: Object, namespace: str, labels: Mapping[str, str]) -> bool:
         wanted = spec.inner("selector").inner("matchLabels").data
     except ConfigError:
         return True
-    return thing.namespace == namespace and (not labels or wanted.items() <= labels.items())
+    return thing.namespace in (namespace, ROOT) and (not labels or wanted.items() <= labels.items())
