@@ -70,7 +70,7 @@ def status(loaded: Loaded, target: str = "/", bind: tuple[str, int] = ("", PORT)
     link = Trace(Direction.GATEWAY, Endpoint.parse(more.get("source", "10.1.2.3:4")), Endpoint.parse("10.9.9.9:8080"))
     if "carrier" in more:
         link.carrier = Endpoint.parse(more["carrier"])
-    peer = PeerCertificate("", "", (more["peer"],), (), "", "") if "peer" in more else None
+    peer = PeerCertificate("", "", tuple(more["peer"].split()), (), "", "") if "peer" in more else None
     client = Client(str(link.source.ip), "http", bind[1], more.get("sni", ""), peer=peer, link=link)
     head = Head(more.get("method", "GET"), "http", more.get("host", "a.test"), target, more.get("headers", []))
     found = plan(listener.table, head, client, float, str, policy=loaded.table.policies.get(bind))
@@ -82,6 +82,19 @@ def bytes_of(loaded: Loaded, port: int = 9000, **more: Any) -> Deny | None:
     link = Trace(Direction.GATEWAY, Endpoint.parse(more.get("source", "10.1.2.3:4")), Endpoint("10.9.9.9", port))  # type: ignore[arg-type]
     answer = made.check(called(link, (), more.get("sni", ""), None)) if made else None
     return answer if isinstance(answer, Deny) else None
+
+
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+def test_nobody_is_let_in_who_shows_two_spiffe_ids(action: str) -> None:
+    """Whichever counted, a DENY of the other one would be passed by; X509-SVID, 2, has it rejected."""
+    loaded = load(
+        one(action, source={"principals": ["cluster.local/ns/shop/sa/" + ("*" if action == "ALLOW" else "bad")]})
+    )
+    assert status(loaded, peer=CALLER) == 0
+    assert status(loaded, peer=f"https://not.spiffe/ {CALLER}") == 0
+    for second in ("bad", "good"):
+        assert status(loaded, peer=f"{CALLER} spiffe://cluster.local/ns/shop/sa/{second}") == 403
+    assert status(load(), peer=f"{CALLER} {CALLER}2") == 0, "where nobody is asked who he is"
 
 
 HOLDS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [

@@ -27,6 +27,7 @@ class Call:
     target: Address
     shown: SpiffeId | None = None  # as the certificate says it, where that is another name
     visit: Visit | None = None
+    ids: tuple[SpiffeId, ...] = ()  # where there are several, and nobody can say who of them it is
 
     @property
     def principals(self) -> tuple[str, ...]:

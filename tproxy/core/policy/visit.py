@@ -51,15 +51,18 @@ def called(link: Link, uris: Iterable[str], sni: str, asked: Asked | None) -> Ca
     Istio's source.ip is who sent the packets, its remote.ip whom that one names.
     """
     visit, packets = GatewayVisit(link.source.ip, sni, asked), link.carrier or link.source
-    return Call(link.target.port, _identity(uris), packets.ip, link.target.ip, visit=visit)
+    ids = _identities(uris)
+    peer, several = (ids[0], ()) if len(ids) == 1 else (None, ids)
+    return Call(link.target.port, peer, packets.ip, link.target.ip, visit=visit, ids=several)
 
 
-def _identity(uris: Iterable[str]) -> SpiffeId | None:
-    """The SPIFFE id among them."""
+def _identities(uris: Iterable[str]) -> tuple[SpiffeId, ...]:
+    """The SPIFFE ids among them."""
+    found: list[SpiffeId] = []
     for uri in uris:
         with suppress(ValueError):
-            return SpiffeId.parse(uri)
-    return None
+            found.append(SpiffeId.parse(uri))
+    return tuple(found)
 
 
 def _of(asked: Asked, condition: Condition, strict: bool) -> tuple[str, ...]:
