@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tests.web import api_gateway, curl, parsed, rule, service, to, url
 from tproxy.cli import main
 from tproxy.core.address import Endpoint
 from tproxy.core.proxy_protocol import v1
+from tproxy.world.process import wait_for
 
 MESH = "spiffe://cluster.local/ns/shop/sa/web"
 
@@ -203,6 +205,42 @@ def test_what_runs_when_a_policy_comes_is_cut_if_it_would_not_be_let_in(world: W
         assert others.recv(4) == b"pong"
     record = world.gateway.record(source=source, outcome="cut")
     assert (record["reason"], record["rule"]) == ("cut_by_policy", "istio-system/no[0]")
+
+
+UPGRADE = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+
+
+def test_a_websocket_is_cut_by_a_policy_that_would_not_let_it_in(world: World) -> None:
+    world.obey()
+    with world.call(world.http, "127.3.0.9") as theirs, world.call(world.http, "127.4.0.9") as others:
+        source = address(theirs)
+        for sock in (theirs, others):
+            sock.sendall(UPGRADE.encode())
+            assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        world.obey(deny(ipBlocks=["127.3.0.0/16"]))
+        with pytest.raises(ConnectionResetError):
+            theirs.recv(1)
+        others.sendall(b"\x81\x84\0\0\0\0pong")  # RFC 6455, 5.2: a message with a mask of zeros
+        assert others.recv(100) == b"\x81\x04pong"
+    record = world.gateway.record(source=source, outcome="cut")
+    assert (record["reason"], record["rule"]) == ("cut_by_policy", "istio-system/no[0]")
+    world.gateway.said('GET /ws HTTP/1.1" 101 - rbac_access_denied_matched_policy[istio-system/no[0]]')
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+def test_a_request_that_waits_is_refused_by_a_policy_that_comes(world: World, version: str) -> None:
+    world.obey()
+    before = len(world.pod.seen)
+    argv = ["curl", "-s", "-m", "20", version, url(world.http, "/?delay=3s"), "-o", "/dev/null", "-w", "%{http_code}"]
+    theirs, others = (
+        subprocess.Popen([*argv, "--interface", source], stdout=subprocess.PIPE, text=True)
+        for source in ("127.3.0.10", "127.4.0.10")
+    )
+    wait_for(lambda: len(world.pod.seen) == before + 2, 5, "both requests are with the backend")
+    world.obey(deny(ipBlocks=["127.3.0.0/16"]))
+    assert theirs.communicate(timeout=20)[0] == "403"
+    assert others.poll() is None, "the other one still waits"
+    assert others.communicate(timeout=20)[0] == "200"
 
 
 def test_datagrams_obey_policies_too(world: World) -> None:

@@ -148,11 +148,12 @@ class Gate:
         self._recheck()
 
     def _recheck(self) -> None:
-        """Bytes that are carried and would not be let in now are cut; requests are asked about one by one."""
+        """What is carried and would not be let in now is cut: connections of bytes, and requests one by one."""
         carrying: list[tuple[Bind, Server[Door] | Datagrams]] = [*self._servers.items(), *self._datagrams.items()]
         for bind, each in carrying:
             if (policy := self.policy(bind)) is not None:
                 each.cut(partial(fallen, policy))
+        self.web.engine.recheck()
 
     def join(self, state: State) -> None:
         """Another generation of our identity: who would not be let in by it is cut."""

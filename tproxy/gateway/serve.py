@@ -11,8 +11,11 @@ from typing import TypeAlias, cast
 from tproxy.core.hostnames import HostTable
 from tproxy.core.http.forwarded import Client as Caller
 from tproxy.core.http.head import Head
+from tproxy.core.http.local import Answer
+from tproxy.core.http.plan import fallen
 from tproxy.core.http.routes import HttpTable
-from tproxy.core.reason import Deny
+from tproxy.core.policy.policy import Policy
+from tproxy.core.reason import Deny, Reason
 from tproxy.core.record import Outcome, Record
 from tproxy.core.routes import HttpListener, Listener, Terminate, TlsListener, by_sni
 from tproxy.gateway.gate import Door
@@ -89,7 +92,7 @@ class _Served:
     """One connection, whichever codec it gets."""
 
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
-        self.door, self.web, self.trace, self.caller, self.table = door, door.gate.web, trace, caller, table
+        self.door, self.web, self.trace, self.caller, self._table = door, door.gate.web, trace, caller, table
         self.loop = asyncio.get_running_loop()
         self.made: Codec
         self._ended: asyncio.Future[Exception | None] = self.loop.create_future()
@@ -111,8 +114,26 @@ class _Served:
         return H2Server(self._accept, self.caller.scheme, self.web.h2, self._refused_stream, self._gone)
 
     def _accept(self, stream: Stream, head: Head, end: bool) -> Sink:
-        """A request; its table is that of this moment."""
-        return accept(self.web.engine, self.table(), self.door.policy, self.caller, self.trace, stream, head, end)
+        return accept(self.web.engine, self, self.caller, self.trace, stream, head, end)
+
+    @property
+    def policy(self) -> Policy | None:
+        """That of this moment."""
+        return self.door.policy
+
+    def table(self) -> HttpTable:
+        """That of this moment."""
+        return self._table()
+
+    def fallen(self, head: Head, caller: Caller) -> Answer | None:
+        """By the policy of this moment."""
+        policy = self.door.policy
+        return None if policy is None else fallen(policy, self._table(), head, caller)
+
+    def cut(self, answer: Answer, head: Head) -> None:
+        """With HTTP/1.1 the connection breaks off with it."""
+        if head.version != "HTTP/2":
+            self.trace.verdict = Deny(Reason.CUT_BY_POLICY, answer.why, answer.rule)
 
     def _refused(self, refusal: Refusal) -> None:
         self.web.journal.refused(refusal, self.trace)
@@ -137,6 +158,8 @@ class _Served:
         finally:
             self.web.open.discard(conn)
             del self.made  # each holds the other: its memory goes now, and not with a collection
+        if self.trace.verdict is not None:
+            return self.trace.moved(Moved(conn.received, conn.sent, Outcome.CUT, "sidecar"))
         left = error is None or isinstance(error, TruncatedError)  # no close_notify: HTTP itself says what is whole
         outcome = Outcome.CLOSED if left else Outcome.RESET
         why = error if isinstance(error, TimeoutError) else None

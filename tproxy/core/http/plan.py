@@ -80,6 +80,13 @@ def _again(head: Head, target: str) -> Answer:
     return local(head, Flavour.GATEWAY_API, 307, headers=to, why="path_with_escaped_slashes: redirected without them")
 
 
+def fallen(policy: Policy, table: HttpTable, head: Head, client: Client) -> Answer | None:
+    """What is said to a request that was let in, if another policy would not do that."""
+    path, _, query = head.target.partition("?")
+    facts = Facts(head, host_of(head.authority), normal(path, table.flavour), query, client, str)
+    return _denied(policy, table, head, client, facts)
+
+
 def _denied(policy: Policy, table: HttpTable, head: Head, client: Client, facts: Facts) -> Answer | None:
     """In Envoy's words to the client, which tell it nothing of the policies."""
     assert client.link is not None

@@ -11,9 +11,7 @@ from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer
 from tproxy.core.http.onward import Forward
 from tproxy.core.http.plan import plan
-from tproxy.core.http.routes import HttpTable
-from tproxy.core.policy.policy import Policy
-from tproxy.gateway.http.engine import Done, Engine, new_id
+from tproxy.gateway.http.engine import Done, Engine, Place, new_id
 from tproxy.gateway.http.exchange import Exchange
 from tproxy.gateway.http.guarded import GuardedExchange
 from tproxy.gateway.http.local import Local
@@ -21,19 +19,10 @@ from tproxy.gateway.http.stream import Sink, Stream
 from tproxy.proxy.trace import Trace
 
 
-def accept(
-    engine: Engine,
-    table: HttpTable,
-    policy: Policy | None,
-    caller: Caller,
-    trace: Trace,
-    stream: Stream,
-    head: Head,
-    end: bool,
-) -> Sink:
+def accept(engine: Engine, place: Place, caller: Caller, trace: Trace, stream: Stream, head: Head, end: bool) -> Sink:
     """Begin what the plan says."""
-    done = Done(head, caller, engine.clock(), trace)
-    match plan(table, head, caller, random.random, new_id, time.time, policy):
+    done = Done(head, caller, engine.clock(), trace, place)
+    match plan(place.table(), head, caller, random.random, new_id, time.time, place.policy):
         case Answer() as answer:
             return Local(engine, stream, answer, done)
         case Forward() as forward:

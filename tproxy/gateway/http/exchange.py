@@ -11,6 +11,7 @@ import random
 from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.head import Headers, Reply
+from tproxy.core.http.local import Answer
 from tproxy.core.http.onward import Forward
 from tproxy.gateway.http import failures
 from tproxy.gateway.http.attempt import Attempt
@@ -22,31 +23,16 @@ from tproxy.gateway.http.mirror import shadows
 from tproxy.gateway.http.stream import Broken, Reset, Stream
 from tproxy.gateway.http.wheel import Timer
 
-TRIES = 3  # endpoints of a backend, while none could be connected to
-
 
 class Exchange:
     """The client's side: what it sends goes to the try of the moment, and is kept while another may be needed."""
 
+    # fmt: off
     __slots__ = (
-        "_answered",
-        "_attempt",
-        "_body",
-        "_done",
-        "_down",
-        "_ended",
-        "_kept",
-        "_left",
-        "_mirrors",
-        "_pause",
-        "_plan",
-        "_replied",
-        "_timer",
-        "_trailers",
-        "_tried",
-        "_waiting",
-        "engine",
+        "_answered", "_attempt", "_body", "_done", "_down", "_ended", "_kept", "_left", "_mirrors", "_pause", "_plan",
+        "_replied", "_timer", "_trailers", "_tried", "_waiting", "engine",
     )
+    # fmt: on
 
     def __init__(self, engine: Engine, stream: Stream, forward: Forward, done: Done, end: bool) -> None:
         self.engine, self._down, self._plan, self._done = engine, stream, forward, done
@@ -62,6 +48,7 @@ class Exchange:
         self._timer: Timer | None = None
         self._mirrors = shadows(engine, forward.mirrors, end) if forward.mirrors else ()
         done.rule, done.backend, done.sent = forward.rule.name, forward.backend, forward.head
+        engine.running.add(self)
         if (seconds := forward.timeouts.request) is not None:
             self._timer = Timer(self._late)
             engine.wheel.arm(self._timer, seconds)
@@ -181,15 +168,8 @@ class Exchange:
         return True
 
     def _again(self, attempt: Attempt, kind: Broken) -> bool:
-        """Whether it is tried once more although no rule says so: nothing can have happened yet."""
-        if self._kept is None:
-            return False
-        if kind is Broken.CONNECT:
-            return len(self._tried) < TRIES and bool(set(self._plan.backend.endpoints) - set(self._tried))
-        if kind is Broken.UNPROCESSED:
-            safe = not isinstance(attempt.client, H1Client) or self._plan.head.method in failures.IDEMPOTENT
-            return safe and self._done.tries < TRIES
-        return False
+        one = isinstance(attempt.client, H1Client)
+        return self._kept is not None and failures.again(kind, self._plan, self._tried, self._done.tries, one)
 
     # -- what the backend sends ---------------------------------------------------------------------------------------
 
@@ -267,12 +247,34 @@ class Exchange:
 
     def _fail(self, status: int, text: str, flags: str, why: str) -> None:
         head, flavour, rule = self._done.head, self._plan.respond.flavour, self._plan.rule.name
-        answer = failures.answer(head, flavour, status, text, rule, flags, why)
-        done = self._done
-        done.status, done.flags, done.why, done.sent_bytes = answer.reply.status, flags, why, len(answer.body)
-        self._attempt, self._replied, self._kept = None, True, None
-        respond(self._down, answer)
+        self._attempt = None
+        self._say(failures.answer(head, flavour, status, text, rule, flags, why))
         self._over()
+
+    def _say(self, answer: Answer) -> None:
+        done = self._done
+        done.status, done.flags, done.why, done.sent_bytes = (
+            answer.reply.status,
+            answer.flags,
+            answer.why,
+            len(answer.body),
+        )
+        self._replied, self._kept = True, None
+        respond(self._down, answer)
+
+    def recheck(self) -> None:
+        """Policies have changed: if it would not be let in now, it ends here."""
+        done = self._done
+        if (answer := done.place.fallen(done.head, done.caller)) is None:
+            return
+        reset = Reset(Broken.RESET, answer.why)
+        if self._replied:
+            done.place.cut(answer, done.head)
+            self._down.reset(reset)
+        else:
+            self._say(answer)
+        done.why, done.details = answer.why, answer.details
+        self._stop(reset)
 
     def _stop(self, reset: Reset) -> None:
         attempt, self._attempt = self._attempt, None
@@ -285,6 +287,7 @@ class Exchange:
         done = self._done
         if done.ended:
             return
+        self.engine.running.discard(self)
         for timer in filter(None, (self._timer, self._pause)):
             self.engine.wheel.stop(timer)
         if not self._ended:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from tproxy.core.address import Endpoint
 from tproxy.core.http import retry as retries
 from tproxy.core.http.filters import Flavour, Retry, Timeouts
 from tproxy.core.http.head import Head
 from tproxy.core.http.local import Answer, local
+from tproxy.core.http.onward import Forward
 from tproxy.gateway.http.stream import Broken
 
 _BEFORE: Final = "upstream connect error or disconnect/reset before headers. reset reason: "
@@ -20,6 +22,7 @@ FAILURES: Final = {  # status, body, Envoy's response flag
     Broken.TIMEOUT: (503, f"{_BEFORE}connection timeout", "UF"),
     Broken.OVERLOAD: (503, f"{_BEFORE}overflow", "UO"),
 }
+TRIES: Final = 3  # endpoints of a backend, while none could be connected to
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 
 
@@ -42,6 +45,14 @@ def wanted(retry: Retry, kind: Broken) -> bool:
             return False
         case _:
             return retries.after_reset(retry)
+
+
+def again(kind: Broken, plan: Forward, tried: list[Endpoint], tries: int, one: bool) -> bool:
+    """Whether it is tried again although no rule says so: nothing can have happened yet. ``one``: by HTTP/1.1."""
+    if kind is Broken.CONNECT:
+        return len(tried) < TRIES and bool(set(plan.backend.endpoints) - set(tried))
+    safe = not one or plan.head.method in IDEMPOTENT
+    return kind is Broken.UNPROCESSED and safe and tries < TRIES
 
 
 def per_try(timeouts: Timeouts, retry: Retry | None) -> float | None:
