@@ -243,6 +243,23 @@ def test_a_request_that_waits_is_refused_by_a_policy_that_comes(world: World, ve
     assert others.communicate(timeout=20)[0] == "200"
 
 
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+def test_a_download_breaks_off_when_a_policy_comes_that_would_not_let_it_in(world: World, version: str) -> None:
+    world.obey()
+    argv = ["curl", "-s", "-m", "60", version, "--limit-rate", "50k", url(world.http, "/bytes?n=64000000")]
+    files = [world.folder.parent / f"{name}{version}" for name in ("theirs", "others")]
+    theirs, others = (
+        subprocess.Popen([*argv, "--interface", source, "-o", str(file)])
+        for source, file in zip(("127.3.0.11", "127.4.0.11"), files, strict=True)
+    )
+    wait_for(lambda: all(file.exists() and file.stat().st_size for file in files), 10, "both have bytes")
+    world.obey(deny(ipBlocks=["127.3.0.0/16"]))
+    assert theirs.wait(20) in (18, 56, 92), "curl(1): a partial file, a reset, a stream that was not closed cleanly"
+    assert others.poll() is None, "the other one goes on"
+    others.kill()
+    others.wait()
+
+
 def test_datagrams_obey_policies_too(world: World) -> None:
     world.obey()
     with client(world.udp) as first:
