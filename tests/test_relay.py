@@ -26,7 +26,7 @@ from tproxy.core.record import Outcome
 from tproxy.core.settings import Relay
 from tproxy.kernel.sock import TCP_NOTSENT_LOWAT, UNSENT, abort, unacknowledged
 from tproxy.proxy.compiled import AnyReactor, reactor
-from tproxy.proxy.legs import Leg, PlainLeg
+from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, Leg, PlainLeg
 from tproxy.proxy.pump import Moved
 from tproxy.proxy.relay import relay
 from tproxy.proxy.tls import Contexts, Session, contexts, handshake
@@ -280,6 +280,33 @@ def test_a_stalled_reader_stops_the_sender_and_nothing_is_lost(chain: Chain) -> 
     found: list[bytes] = []
     drain(chain.server, found)
     assert found == [total.digest()]
+
+
+def rmem_max() -> int:
+    return int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+
+@pytest.mark.skipif(rmem_max() < RECEIVE_LIMIT // 2, reason="net.core.rmem_max does not allow it here")
+def test_bulk_has_a_receive_buffer_that_the_kernel_never_makes_larger(chain: Chain) -> None:
+    """Autotuned, one grew to 32 MiB (tcp_rmem); made smaller then, it dropped what was under way for 200 ms."""
+    sources = [chain._down, *([chain._in] if chain._credentials else [])]
+    for size in (BOUND_AT, 32 << 20):
+        found: list[bytes] = []
+        data = os.urandom(size)
+        reader = threading.Thread(target=lambda found=found, size=size: found.append(exactly(chain.server, size)))
+        reader.start()
+        chain.app.sendall(data)
+        reader.join(30)
+        assert found == [data]
+        assert {sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in sources} == {RECEIVE_LIMIT}
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    """So many bytes."""
+    got = bytearray()
+    while len(got) < size and (data := sock.recv(1 << 18)):
+        got += data
+    return bytes(got)
 
 
 def test_a_broken_connection_gives_its_memory_back_without_waiting_for_a_collection(credentials: Contexts) -> None:

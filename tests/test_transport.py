@@ -12,13 +12,14 @@ import pytest
 import uvloop
 
 from tests.gateway import certificate
+from tests.test_relay import rmem_max
 from tproxy.core.settings import Relay
 from tproxy.identity import fronts
 from tproxy.identity.leaf import KeyPair
 from tproxy.identity.openssl import Tls
 from tproxy.kernel.sock import front_listener
 from tproxy.proxy.compiled import AnyLine, AnyReactor, reactor
-from tproxy.proxy.legs import PlainLeg, TlsLeg, TruncatedError
+from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, PlainLeg, TlsLeg, TruncatedError
 
 RELAY = [Relay.AUTO]
 
@@ -156,6 +157,19 @@ def test_bytes_go_both_ways_and_a_clean_close_is_told(pair: KeyPair, secret: boo
             assert made.said == ["made", "lost"]
             assert line.is_closing()
             line.write(b"nobody reads this")
+
+    run(job)
+
+
+@pytest.mark.skipif(rmem_max() < RECEIVE_LIMIT // 2, reason="net.core.rmem_max does not allow it here")
+@BOTH
+def test_what_arrives_and_is_not_read_yet_is_bounded_by_us_and_not_by_autotuning(pair: KeyPair, secret: bool) -> None:
+    async def job() -> None:
+        async with joined(pair if secret else None, Kept) as (line, made, client):
+            await client.send(bytes(BOUND_AT))
+            await made.until(lambda: len(made.got) == BOUND_AT)
+            sock = line.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == RECEIVE_LIMIT
 
     run(job)
 

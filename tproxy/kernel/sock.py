@@ -6,6 +6,7 @@ Numbers that Python's socket module lacks come from linux/in.h, linux/in6.h, lin
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
@@ -21,6 +22,7 @@ from tproxy.kernel.errors import KernelError
 IP_TRANSPARENT = 19  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
 SO_MARK = 36  # asm-generic/socket.h
+SO_BUF_LOCK = 72  # asm-generic/socket.h
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
 TCP_CLOSE = 7  # net/tcp_states.h, as the first byte of TCP_INFO says it
 BORROWED_PORTS = (1024, 32768)  # below net.ipv4.ip_local_port_range, from which callers choose
@@ -222,7 +224,13 @@ def unread(sock: socket.socket) -> int:
     return count[0]
 
 
-def cap_receive_buffer(sock: socket.socket, limit: int) -> None:
-    """Stop the kernel's autotuning of a receive buffer that has grown past ``limit`` bytes, at about that size."""
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > limit:
+def bound_receive_buffer(sock: socket.socket, limit: int) -> None:
+    """Fix a receive buffer at ``limit`` bytes while it is smaller, so that autotuning does not take it beyond (tcp(7)).
+
+    Making it smaller later would drop what the peer was allowed to send. Where net.core.rmem_max forbids so much
+    autotuning goes on, and tcp_rmem bounds it (SO_BUF_LOCK, since Linux 5.14; before that it keeps what it got).
+    """
+    with contextlib.suppress(OSError):  # the socket is dead already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limit // 2)  # socket(7): the kernel doubles it
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < limit:
+            sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)

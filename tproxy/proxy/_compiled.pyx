@@ -15,10 +15,10 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import UNSENT as _UNSENT, cap_receive_buffer, reset_on_close
+from tproxy.kernel.sock import UNSENT as _UNSENT, bound_receive_buffer, reset_on_close
 from tproxy.kernel.sockmap import STEP as _STEP
-from tproxy.proxy.legs import TruncatedError
-from tproxy.proxy.pump import CHECK_EVERY as _CHECK_EVERY, RECEIVE_LIMIT, Moved
+from tproxy.proxy.legs import BOUND_AT as _BOUND_AT, RECEIVE_LIMIT, TruncatedError
+from tproxy.proxy.pump import Moved
 from tproxy.proxy.transport import HIGH as _HIGH, LINGER, LOW as _LOW, NOBODY, Base
 
 cdef extern from "sys/socket.h" nogil:
@@ -68,7 +68,7 @@ cdef enum:
     NOTHING = -1
     BROKEN = -2
 
-cdef uint64_t LOOK = _CHECK_EVERY
+cdef uint64_t BOUND_AT = _BOUND_AT
 cdef uint64_t STEP = _STEP
 cdef size_t HIGH = _HIGH
 cdef size_t LOW = _LOW
@@ -124,7 +124,7 @@ cdef class Leg(Watched):
     cdef unsigned char *held
     cdef size_t start, end
     cdef size_t answered  # bytes of what is held that answer KeyUpdates
-    cdef uint64_t moved, look
+    cdef uint64_t moved
     cdef bint eof, done, waiting, ending, unread, is_up
     cdef int full  # reads in a row that filled the buffer
     cdef int pipe[2]  # what is spliced towards this leg, or -1
@@ -133,7 +133,6 @@ cdef class Leg(Watched):
     def __cinit__(self, leg, bint is_up):
         self.leg, self.is_up = leg, is_up
         self.fd = leg.sock.fileno()
-        self.look = LOOK
         self.pipe[0] = self.pipe[1] = -1
         self.flow = getattr(leg, "flow", None)
         self.report_received = self.report_sent = STEP
@@ -147,6 +146,12 @@ cdef class Leg(Watched):
 
     def __dealloc__(self):
         free(self.held)
+
+    cdef void took(self, ssize_t count) noexcept:
+        """So many bytes more were received."""
+        self.moved += count
+        if self.moved >= BOUND_AT > self.moved - count:
+            bound_receive_buffer(self.leg.sock, RECEIVE_LIMIT)
 
     cdef void ready(self, uint32_t seen) noexcept:
         if seen & (EPOLLIN | EPOLLERR | EPOLLHUP) and self.mask & EPOLLIN:
@@ -344,14 +349,11 @@ cdef class Pair:
             self.broke(source)
             return False
         if count:
-            source.moved += count
+            source.took(count)
             source.full = source.full + 1 if count >= (RECORD if spliced else BULKY) else 0
             sent = target.flush(wire) if spliced else target.write(self.reactor.plain, count, wire)
             if target.pipe[0] >= 0 and not target.piped and not source.full:
                 self.reactor.give_back(target)
-            if source.moved >= source.look:
-                source.look = source.moved + LOOK
-                cap_receive_buffer(source.leg.sock, RECEIVE_LIMIT)
         if source.eof and sent != BROKEN:
             source.done = True
             self.reactor.watch(source, source.mask & ~<uint32_t>EPOLLIN)
@@ -502,6 +504,7 @@ cdef class Line(Watched):
         if count == BROKEN:
             self.broke()
             return
+        leg.took(count)
         if count and not self.call(
             self.protocol.data_received, PyBytes_FromStringAndSize(<char *>self.reactor.plain, count)
         ):

@@ -13,6 +13,8 @@ from tproxy.kernel.sockmap import STEP, Flow
 
 CHUNK = 256 * 1024  # bytes read at once; also the most that a leg holds back for a peer that does not read
 ROOM = CHUNK + 32 * 1024  # plaintext of one chunk and of the record that began in the chunk before
+RECEIVE_LIMIT = 4 * 1024 * 1024  # bytes of kernel memory for what a leg has received and we have not read
+BOUND_AT = 128 * 1024  # bytes received before that is said: the kernel has not let so few grow beyond it yet
 
 
 class TruncatedError(ConnectionError):

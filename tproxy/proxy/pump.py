@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import cap_receive_buffer
-from tproxy.proxy.legs import Leg, TruncatedError
+from tproxy.kernel.sock import bound_receive_buffer
+from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, Leg, TruncatedError
 
 if TYPE_CHECKING:
     from tproxy.proxy.reactor import Reactor
-
-RECEIVE_LIMIT = 4 * 1024 * 1024  # bytes of kernel memory for what a leg has received and we have not read
-CHECK_EVERY = 8 * 1024 * 1024  # bytes moved between two looks at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +31,11 @@ class Moved:
 class _Pump:
     """One direction: from one leg to the other."""
 
-    __slots__ = ("done", "end", "look", "moved", "pair", "source", "target", "waiting")
+    __slots__ = ("done", "end", "moved", "pair", "source", "target", "waiting")
 
     def __init__(self, pair: Pair, source: Leg, target: Leg, end: str) -> None:
         self.pair, self.source, self.target, self.end = pair, source, target, end
-        self.moved, self.look = 0, CHECK_EVERY
+        self.moved = 0
         self.done = self.waiting = False
 
     def readable(self) -> None:
@@ -55,8 +52,8 @@ class _Pump:
             if count:
                 self.moved += count
                 sent = self.target.write(pair.reactor.buffers.plain[:count])
-                if self.moved >= self.look:
-                    self._bound()
+                if self.moved >= BOUND_AT > self.moved - count:
+                    bound_receive_buffer(self.source.sock, RECEIVE_LIMIT)
             if self.source.eof:
                 self.done = True
                 pair.reactor.reader(self.source.sock, None)
@@ -89,10 +86,6 @@ class _Pump:
         else:
             self.pair.reactor.reader(self.source.sock, self.readable)
             self.readable()
-
-    def _bound(self) -> None:
-        self.look = self.moved + CHECK_EVERY
-        cap_receive_buffer(self.source.sock, RECEIVE_LIMIT)
 
 
 class Pair:

@@ -17,10 +17,10 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from tproxy.kernel.sock import reset_on_close
+from tproxy.kernel.sock import bound_receive_buffer, reset_on_close
+from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, Leg
 
 if TYPE_CHECKING:
-    from tproxy.proxy.legs import Leg
     from tproxy.proxy.reactor import Reactor
 
 log = logging.getLogger("tproxy")
@@ -75,7 +75,7 @@ class Line(asyncio.Transport):
         super().__init__()
         self._reactor, self._leg, self._protocol, self._told = reactor, leg, protocol, told
         self._loop = asyncio.get_running_loop()
-        self._high, self._low = HIGH, LOW
+        self._high, self._low, self._received = HIGH, LOW, 0
         self._reading, self._closing, self._ended, self._lost, self._paused = True, False, False, False, False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -117,6 +117,9 @@ class Line(asyncio.Transport):
         except OSError as error:
             self._broke(error)
             return
+        self._received += count
+        if self._received >= BOUND_AT > self._received - count:
+            bound_receive_buffer(self._leg.sock, RECEIVE_LIMIT)
         if count and not self._call(self._protocol.data_received, bytes(buffers.plain[:count])):
             return
         if self._leg.eof and not self._lost:
