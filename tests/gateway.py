@@ -186,8 +186,9 @@ def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]
 def write(path: Path, *objects: dict[str, Any]) -> None:
     """Into a file, at once as editors and kubelets do; JSON is YAML."""
     path.parent.mkdir(exist_ok=True)
-    (path.with_suffix(".new")).write_text("\n---\n".join(json.dumps(thing, indent=1) for thing in objects))
-    path.with_suffix(".new").rename(path)
+    new = path.parent.with_name(f"{path.parent.name}-{path.name}.new")  # else its coming would be a change, too
+    new.write_text("\n---\n".join(json.dumps(thing, indent=1) for thing in objects))
+    new.rename(path)
 
 
 @dataclass

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h2.events
 import pytest
 
 from tests import gateway as gw
 from tests.echo_backend import EchoBackend
 from tests.pki import Ca, Cert
+from tests.test_gateway_h2 import Talk
 from tests.test_gateway_policies import policy
 from tests.test_gateway_udp import Echo, client
 from tests.web import api_gateway, curl, parsed, rule, service, to, url
@@ -243,21 +245,18 @@ def test_a_request_that_waits_is_refused_by_a_policy_that_comes(world: World, ve
     assert others.communicate(timeout=20)[0] == "200"
 
 
-@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
-def test_a_download_breaks_off_when_a_policy_comes_that_would_not_let_it_in(world: World, version: str) -> None:
+def test_a_stream_of_http_2_is_reset_by_a_policy_that_comes_and_its_connection_goes_on(world: World) -> None:
     world.obey()
-    argv = ["curl", "-s", "-m", "60", version, "--limit-rate", "50k", url(world.http, "/bytes?n=64000000")]
-    files = [world.folder.parent / f"{name}{version}" for name in ("theirs", "others")]
-    theirs, others = (
-        subprocess.Popen([*argv, "--interface", source, "-o", str(file)])
-        for source, file in zip(("127.3.0.11", "127.4.0.11"), files, strict=True)
-    )
-    wait_for(lambda: all(file.exists() and file.stat().st_size for file in files), 10, "both have bytes")
-    world.obey(deny(ipBlocks=["127.3.0.0/16"]))
-    assert theirs.wait(20) in (18, 56, 92), "curl(1): a partial file, a reset, a stream that was not closed cleanly"
-    assert others.poll() is None, "the other one goes on"
-    others.kill()
-    others.wait()
+    talk = Talk(world.http)
+    talk.until(h2.events.RemoteSettingsChanged)
+    common = [(":scheme", "http"), (":authority", "x")]
+    talk.conn.send_headers(1, [(":method", "CONNECT"), (":protocol", "websocket"), *common, (":path", "/ws")])
+    assert dict(talk.until(h2.events.ResponseReceived).headers)[":status"] == "200"
+    world.obey(policy("no", action="DENY", rules=[{"to": [{"operation": {"paths": ["/ws"]}}]}]))
+    assert talk.until(h2.events.StreamReset).stream_id == 1
+    talk.conn.send_headers(3, [(":method", "GET"), *common, (":path", "/public")], end_stream=True)
+    assert dict(talk.until(h2.events.ResponseReceived).headers)[":status"] == "200"
+    talk.sock.close()
 
 
 def test_datagrams_obey_policies_too(world: World) -> None:

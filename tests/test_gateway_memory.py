@@ -40,6 +40,10 @@ CLIENTS = [
     f"{OPENSSL} b.example.com </dev/null",
     f"echo hello | {OPENSSL} c.example.com -quiet -no_ign_eof",
 ]
+IMPATIENT = [
+    f"{ASK} -m 0.1 http://a.example.com:{{http}}/silent",
+    f"{ASK} -m 0.1 --http2 https://a.example.com:{{port}}/endless",
+]
 
 
 @asynccontextmanager
@@ -76,9 +80,15 @@ async def gateway(
 
 
 async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A backend that answers once and closes, so that our connections to it come and go, too."""
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+    """A backend that answers once and closes, so that our connections to it come and go, too; or never ends."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if b" /silent " in head:
+        await reader.read()
+    elif b" /endless " in head:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1000))
+        await reader.read()
+    else:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
     writer.close()
 
 
@@ -88,9 +98,22 @@ def ours() -> Counter[str]:
     return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(("tproxy.", "OpenSSL.")))
 
 
-@pytest.mark.parametrize("relay", [Relay.AUTO, Relay.PYTHON])
+RELAYS = pytest.mark.parametrize("relay", [Relay.AUTO, Relay.PYTHON])
+
+
+@RELAYS
 def test_a_connection_that_is_over_is_freed_without_the_collector(tmp_path: Path, relay: Relay) -> None:
     """Else some 30 KiB of OpenSSL's wait for it, of each connection."""
+    assert left_by(CLIENTS, tmp_path, relay, collect=False) == {}
+
+
+@RELAYS
+def test_of_a_request_that_its_client_gave_up_the_collector_leaves_nothing(tmp_path: Path, relay: Relay) -> None:
+    assert left_by(IMPATIENT, tmp_path, relay, collect=True) == {}
+
+
+def left_by(clients: list[str], tmp_path: Path, relay: Relay, collect: bool) -> dict[str, int]:
+    """What there is of each kind for every client that came and went."""
     nginx, echo = gw.Nginx(tmp_path).start(b=""), gw.Raw(echo=True)
 
     async def left() -> dict[str, int]:
@@ -99,11 +122,11 @@ def test_a_connection_that_is_over_is_freed_without_the_collector(tmp_path: Path
         async with server, gateway(tmp_path / "config", relay, backends) as (records, port, http):
 
             async def come() -> None:
-                for command in CLIENTS * TIMES:
+                for command in clients * TIMES:
                     shell = f"timeout 8 sh -c '{command.format(port=port, http=http)}'"
                     await (await asyncio.create_subprocess_shell(f"({shell}) >/dev/null 2>&1")).wait()
                 async with asyncio.timeout(10):
-                    for _ in CLIENTS * TIMES:
+                    for _ in clients * TIMES:
                         await records.get()
                 await asyncio.sleep(1.2)  # a transport lingers for a second
 
@@ -111,12 +134,14 @@ def test_a_connection_that_is_over_is_freed_without_the_collector(tmp_path: Path
             gc.collect()
             before = ours()
             await come()
+            if collect:
+                gc.collect()
             return {kind: count for kind, count in (ours() - before).items() if count >= TIMES}
 
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            assert runner.run(left()) == {}
+            return runner.run(left())
     finally:
         gc.enable()
         nginx.stop()

@@ -84,7 +84,8 @@ class Engine:
     def recheck(self) -> None:
         """Requests that would not be let in now end: a websocket may last for days."""
         for each in tuple(self.running):
-            each.recheck()
+            if each in self.running:  # one that ends may end others
+                each.recheck()
 
 
 def new_id() -> str:
