@@ -51,9 +51,9 @@ class _Pump:
             sent = True
             if count:
                 self.moved += count
-                sent = self.target.write(pair.reactor.buffers.plain[:count])
                 if self.moved >= BOUND_AT > self.moved - count:
                     bound_receive_buffer(self.source.sock, RECEIVE_LIMIT)
+                sent = self.target.write(pair.reactor.buffers.plain[:count])
             if self.source.eof:
                 self.done = True
                 pair.reactor.reader(self.source.sock, None)
