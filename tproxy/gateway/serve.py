@@ -92,7 +92,7 @@ class _Served:
     """One connection, whichever codec it gets."""
 
     def __init__(self, door: Door, trace: Trace, caller: Caller, table: Callable[[], HttpTable]) -> None:
-        self.door, self.web, self.trace, self.caller, self._table = door, door.gate.web, trace, caller, table
+        self.door, self.web, self.trace, self.caller, self.table = door, door.gate.web, trace, caller, table
         self.loop = asyncio.get_running_loop()
         self.made: Codec
         self._ended: asyncio.Future[Exception | None] = self.loop.create_future()
@@ -121,14 +121,10 @@ class _Served:
         """That of this moment."""
         return self.door.policy
 
-    def table(self) -> HttpTable:
-        """That of this moment."""
-        return self._table()
-
     def fallen(self, head: Head, caller: Caller) -> Answer | None:
         """By the policy of this moment."""
-        policy = self.door.policy
-        return None if policy is None else fallen(policy, self._table(), head, caller)
+        policy = self.policy
+        return None if policy is None else fallen(policy, self.table(), head, caller)
 
     def cut(self, answer: Answer, head: Head) -> None:
         """With HTTP/1.1 the connection breaks off with it."""

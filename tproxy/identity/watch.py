@@ -77,10 +77,8 @@ class Watch:
         found: dict[Path, Mask] = {}
         for path in map(Path, self._paths):
             mask = _NAMES if path.is_dir() else _NAMES | _CONTENTS
-            for folder in (path.parent, path.resolve().parent):
-                found[folder] = found.get(folder, _NAMES) | mask
-        for path in map(Path, self._paths):
-            found[path] = _NAMES | _CONTENTS
+            for folder, what in ((path.parent, mask), (path.resolve().parent, mask), (path, _NAMES | _CONTENTS)):
+                found[folder] = found.get(folder, what) | what
         return {folder: mask for folder, mask in found.items() if folder.is_dir()}
 
     def _look(self) -> list[tuple[str, int, int, int] | None]:

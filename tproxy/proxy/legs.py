@@ -9,6 +9,7 @@ import socket
 from typing import Protocol
 
 from tproxy.identity.openssl import RECORD, Tls
+from tproxy.kernel.sock import bound_receive_buffer
 from tproxy.kernel.sockmap import STEP, Flow
 
 CHUNK = 256 * 1024  # bytes read at once; also the most that a leg holds back for a peer that does not read
@@ -44,6 +45,12 @@ class Meter:
             return False
         self._next = self.total + STEP
         return True
+
+
+def took(sock: socket.socket, count: int, total: int) -> None:
+    """So many bytes more were received, and so many in all: a socket of bulk gets its bound."""
+    if total >= BOUND_AT > total - count:
+        bound_receive_buffer(sock, RECEIVE_LIMIT)
 
 
 class Leg(Protocol):

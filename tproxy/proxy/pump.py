@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tproxy.core.record import Outcome
-from tproxy.kernel.sock import bound_receive_buffer
-from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, Leg, TruncatedError
+from tproxy.proxy.legs import Leg, TruncatedError, took
 
 if TYPE_CHECKING:
     from tproxy.proxy.reactor import Reactor
@@ -51,8 +50,7 @@ class _Pump:
             sent = True
             if count:
                 self.moved += count
-                if self.moved >= BOUND_AT > self.moved - count:
-                    bound_receive_buffer(self.source.sock, RECEIVE_LIMIT)
+                took(self.source.sock, count, self.moved)
                 sent = self.target.write(pair.reactor.buffers.plain[:count])
             if self.source.eof:
                 self.done = True

@@ -17,8 +17,8 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from tproxy.kernel.sock import bound_receive_buffer, reset_on_close
-from tproxy.proxy.legs import BOUND_AT, RECEIVE_LIMIT, Leg
+from tproxy.kernel.sock import reset_on_close
+from tproxy.proxy.legs import Leg, took
 
 if TYPE_CHECKING:
     from tproxy.proxy.reactor import Reactor
@@ -118,8 +118,7 @@ class Line(asyncio.Transport):
             self._broke(error)
             return
         self._received += count
-        if self._received >= BOUND_AT > self._received - count:
-            bound_receive_buffer(self._leg.sock, RECEIVE_LIMIT)
+        took(self._leg.sock, count, self._received)
         if count and not self._call(self._protocol.data_received, bytes(buffers.plain[:count])):
             return
         if self._leg.eof and not self._lost:

@@ -94,9 +94,8 @@ class Policy:
             return Deny(Reason.POLICIES_AWAY, f"{call} is not let in: {self.closed}", "policies.control")
         if call.ids:  # X509-SVID, 2: who validates must reject it
             names = ", ".join(map(str, call.ids[:3]))
-            return Deny(
-                Reason.PEER_MANY_IDS, f"{call.source} shows a certificate with {len(call.ids)} SPIFFE ids: {names}"
-            )
+            why = f"{call.source} shows a certificate with {len(call.ids)} SPIFFE ids: {names}"
+            return Deny(Reason.PEER_MANY_IDS, why, "default: an SVID has one SPIFFE id")
         if denied := first(objects, Action.DENY, call):
             return Deny(Reason.POLICY, f"{call} is denied on port {call.port}", denied)
         selecting = [rule for rule in self.rules if rule.selects(call.port)]
